@@ -1,0 +1,75 @@
+"""Alone: one party's own model, the row of the score matrix that every composition must beat.
+
+A full expert alone is base + delta. An ffn expert alone is the base with the party's feed-forward blocks in place of
+its own; no router takes part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from quiltwork.compose.parts import body, ffn_tensors, full_deltas
+from quiltwork.contribution.sealed import Contribution
+from quiltwork.errors import InvalidOption
+from quiltwork.evidence.histogram import TokenHistogram
+from quiltwork.models.assembly import Blend
+from quiltwork.models.base import Base
+from quiltwork.models.sources import Source
+
+
+@dataclass(frozen=True)
+class Alone:
+    """The model of one party.
+
+    Attributes:
+        scope: which of its experts, ``"full"`` or ``"ffn"``.
+    """
+
+    scope: Literal["ffn", "full"] = "full"
+
+    @property
+    def name(self) -> str:
+        """``alone``."""
+        return "alone"
+
+    def needs(self) -> frozenset[str]:
+        """The scope's expert."""
+        return frozenset({self.scope})
+
+    def assemble(
+        self,
+        base: Base,
+        contributions: Sequence[Contribution],
+        public: TokenHistogram | None,  # noqa: ARG002 - the signature of every method
+    ) -> Blend:
+        """The one model.
+
+        Raises:
+            InvalidOption: more than one contribution is given.
+        """
+        if len(contributions) != 1:
+            raise InvalidOption(
+                f"{len(contributions)} contributions", why="a model alone is of one party", mend="Give one of them."
+            )
+        (contribution,) = contributions
+        if self.scope == "full":
+            deltas = full_deltas(contribution, base)
+        else:
+            deltas = {name: _zero(item) for name, item in base.tensors.items()}
+            for (layer, role), expert in ffn_tensors(contribution, base).items():
+                name = base.family.ffn_name(layer, role)
+                deltas[name] = _difference(expert, base.tensors[name])
+        return Blend(body(base), {contribution.party: deltas}, {contribution.party: 1.0})
+
+
+def _zero(item: Source) -> Source:
+    return item.derive(lambda tensor: tensor * 0)
+
+
+def _difference(expert: Source, item: Source) -> Source:
+    # float64, so that adding the base again gives the expert back exactly
+    import torch
+
+    return Source(torch.float64, item.shape, lambda: expert.load().double() - item.load().double())

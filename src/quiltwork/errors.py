@@ -1,0 +1,116 @@
+"""Everything quiltwork refuses, as one tree.
+
+Each error says three things: *what* is wrong (the offending part by name), *why* it is refused, and what would
+*mend* it. The command line prints the three and exits with 1; a library user catches the branch of interest::
+
+    QuiltworkError
+    ├── ContributionError            a directory that claims to be a contribution
+    │   ├── MalformedContribution    its bytes do not follow docs/format.md
+    │   ├── AlteredContribution      it parses, but a digest, a size or a value betrays a change
+    │   └── UnsupportedContribution  a version or kind that this installation does not know
+    ├── CompatibilityError           sound parts that do not belong together
+    │   ├── BaseMismatch             trained from another base checkpoint
+    │   ├── TokenizerMismatch        another tokenizer or vocabulary
+    │   ├── TensorMismatch           tensors missing, extra, tied or of another shape
+    │   ├── DuplicateParty           two contributions of one party
+    │   └── MissingPart              the method needs a part that the contribution does not hold
+    ├── CheckpointError              a base or composed checkpoint that cannot be read
+    ├── FragmentError                a party's own data cannot be used
+    ├── ExportError                  the format cannot hold the model
+    ├── PrivacyError                 a release that the accountant cannot price or the caller did not allow
+    ├── StorageError                 the file system refused: full, read-only, already there
+    ├── Interrupted                  stopped by the user; says how to resume
+    └── InvalidOption                a parameter outside its domain (also a ValueError)
+"""
+
+from __future__ import annotations
+
+
+class QuiltworkError(Exception):
+    """Root of the tree.
+
+    Args:
+        what: the offending part, by name.
+        why: the rule it breaks.
+        mend: what the reader can do about it.
+
+    >>> print(QuiltworkError("party 'acme'", why="it appears twice", mend="Drop one of the two."))
+    party 'acme': it appears twice. Drop one of the two.
+    """
+
+    def __init__(self, what: str, *, why: str, mend: str) -> None:
+        super().__init__(what, why, mend)
+        self.what = what
+        self.why = why
+        self.mend = mend
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why.rstrip('.')}. {self.mend}"
+
+
+class ContributionError(QuiltworkError):
+    """A directory that claims to be a contribution is refused."""
+
+
+class MalformedContribution(ContributionError):
+    """The bytes do not follow docs/format.md."""
+
+
+class AlteredContribution(ContributionError):
+    """The contribution parses, but a digest, a size or a value betrays a change."""
+
+
+class UnsupportedContribution(ContributionError):
+    """A format version or kind that this installation does not know."""
+
+
+class CompatibilityError(QuiltworkError):
+    """Sound parts that do not belong together."""
+
+
+class BaseMismatch(CompatibilityError):
+    """A contribution was trained from another base checkpoint."""
+
+
+class TokenizerMismatch(CompatibilityError):
+    """A contribution was trained with another tokenizer or vocabulary."""
+
+
+class TensorMismatch(CompatibilityError):
+    """Tensors are missing, extra, tied or of another shape or dtype."""
+
+
+class DuplicateParty(CompatibilityError):
+    """Two contributions carry the name of one party."""
+
+
+class MissingPart(CompatibilityError):
+    """The method needs a part (a scope, a statistic) that a contribution does not hold."""
+
+
+class CheckpointError(QuiltworkError):
+    """A base or composed checkpoint cannot be read."""
+
+
+class FragmentError(QuiltworkError):
+    """A party's own data cannot be used."""
+
+
+class ExportError(QuiltworkError):
+    """The requested format cannot hold the model."""
+
+
+class PrivacyError(QuiltworkError):
+    """A release that the accountant cannot price, or that the caller did not allow."""
+
+
+class StorageError(QuiltworkError):
+    """The file system refused: full, read-only, or the target is already there."""
+
+
+class Interrupted(QuiltworkError):
+    """The user stopped the work; the message says how to resume."""
+
+
+class InvalidOption(QuiltworkError, ValueError):
+    """A parameter lies outside its domain."""

@@ -1,0 +1,121 @@
+"""Writing so that nothing half-written is ever left behind.
+
+A directory is built under a temporary name beside its target and renamed when complete; a file likewise. Whatever
+interrupts the writer (an exception, a full disk, Ctrl-C) removes the temporary name and leaves the target as it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from quiltwork.errors import StorageError
+
+_REASONS = {
+    errno.ENOSPC: (
+        "no space is left on the device",
+        "Free some space or choose another target, then run again.",
+    ),
+    errno.EDQUOT: ("the disk quota is used up", "Free some space or choose another target, then run again."),
+    errno.EACCES: ("writing there is not permitted", "Choose a target that you may write to."),
+    errno.EPERM: ("writing there is not permitted", "Choose a target that you may write to."),
+    errno.EROFS: ("the file system is read-only", "Choose a target that you may write to."),
+    errno.ENOTDIR: ("a part of the path is not a directory", "Choose another target."),
+    errno.EFBIG: ("the file system does not take a file of this size", "Choose another target."),
+}
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """The refusal for an operating-system error met while writing ``path``."""
+    why, mend = _REASONS.get(error.errno or 0, (error.strerror or str(error), "Choose another target."))
+    return StorageError(f"writing '{path}'", why=why, mend=mend)
+
+
+def _ordinary_mode(directory: bool) -> int:
+    """The mode a plain ``open`` or ``mkdir`` would give under the caller's umask."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return (0o777 if directory else 0o666) & ~mask
+
+
+def publish_permissions(root: Path) -> None:
+    """Give ``root`` and what is below it ordinary permissions (safetensors writes files with mode 0600)."""
+    for path in [root, *root.rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(_ordinary_mode(path.is_dir()))
+
+
+def _require_absent(target: Path, overwrite: bool) -> None:
+    if (target.exists() or target.is_symlink()) and not overwrite:
+        raise StorageError(
+            f"target '{target}'",
+            why="something is already there, and quiltwork does not overwrite unasked",
+            mend="Choose another target, remove it, or ask for overwriting.",
+        )
+
+
+@contextmanager
+def new_directory(target: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary directory that becomes ``target`` when the block ends without an error.
+
+    Args:
+        target: the directory to make; its parents are made as needed.
+        overwrite: replace an existing directory (only after the new one is complete).
+
+    Raises:
+        StorageError: the target exists, or the file system refuses.
+    """
+    target = Path(target)
+    _require_absent(target, overwrite)
+    partial = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        publish_permissions(partial)
+        _replace_directory(partial, target)
+    except OSError as error:
+        raise storage_error(target, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replace_directory(partial: Path, target: Path) -> None:
+    if not target.exists():
+        partial.rename(target)
+        return
+    retired = target.parent / f".{target.name}.{secrets.token_hex(4)}.retired"
+    target.rename(retired)
+    try:
+        partial.rename(target)
+    except BaseException:
+        retired.rename(target)
+        raise
+    if retired.is_dir() and not retired.is_symlink():
+        shutil.rmtree(retired, ignore_errors=True)
+    else:
+        retired.unlink()
+
+
+def write_file(target: str | os.PathLike[str], data: bytes | str) -> Path:
+    """Write ``data`` to ``target`` by way of a temporary name; an existing file is replaced whole.
+
+    Raises:
+        StorageError: the file system refuses.
+    """
+    target = Path(target)
+    partial = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data.encode() if isinstance(data, str) else data)
+        partial.chmod(_ordinary_mode(directory=False))
+        partial.replace(target)
+    except OSError as error:
+        raise storage_error(target, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return target

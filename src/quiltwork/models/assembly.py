@@ -1,0 +1,414 @@
+"""What a composed model is made of, before it is a model or a checkpoint.
+
+Three kinds, after what is composed:
+
+* ``Blend``: weights. One dense model, base + sum_i w_i delta_i.
+* ``Experts``: layers. One body, each party's feed-forward tensors, a router.
+* ``Members``: outputs. The base and each party's whole model, and the rule that mixes their predictions.
+
+Each knows its parties, can lose one (``without``), and turns into a ``Checkpoint``: the config of the model class that
+runs it, and its tensors by shard. Model and export come from the same table, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from quiltwork.errors import ExportError, InvalidOption
+from quiltwork.models.checkpoint import ROUTER, SHARED, Checkpoint, party_shard, portable_config
+from quiltwork.models.families import Family, Role, family_of
+from quiltwork.models.sources import Source, Sources
+
+Layout = Literal["portable", "native"]
+FFN = Mapping[tuple[int, Role], Source]
+
+
+@dataclass(frozen=True)
+class DenseBody:
+    """The base as an assembly sees it: config, family and tensors.
+
+    Attributes:
+        config: config.json of the dense model, portable.
+        tensors: all its tensors by name.
+    """
+
+    config: Mapping[str, Any]
+    tensors: Sources
+
+    @property
+    def family(self) -> Family:
+        """The row of the table of families."""
+        return family_of(self.config)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return next(iter(self.tensors.values())).dtype
+
+
+def add_deltas(base: Source, deltas: list[tuple[float, Source]]) -> Source:
+    """base + sum_i w_i delta_i, summed in float64 in the order given, rounded once to the base's dtype."""
+
+    def load() -> Tensor:
+        total = base.load().double()
+        for weight, delta in deltas:
+            total += weight * delta.load().double()
+        return total.to(base.dtype)
+
+    return Source(base.dtype, base.shape, load)
+
+
+@dataclass(frozen=True)
+class Blend:
+    """One dense model: base + sum_i w_i delta_i with weights that sum to one.
+
+    Attributes:
+        body: the base.
+        deltas: each party's difference from the base, by tensor.
+        weights: each party's share before normalisation.
+    """
+
+    body: DenseBody
+    deltas: Mapping[str, Sources]
+    weights: Mapping[str, float]
+
+    @property
+    def parties(self) -> tuple[str, ...]:
+        """The parties, sorted."""
+        return tuple(sorted(self.deltas))
+
+    def without(self, party: str) -> Blend:
+        """The blend of the other parties."""
+        return replace(
+            self,
+            deltas={p: d for p, d in self.deltas.items() if p != party},
+            weights={p: w for p, w in self.weights.items() if p != party},
+        )
+
+    def checkpoint(self, layout: Layout) -> Checkpoint:  # noqa: ARG002 - a dense model is portable as it is
+        """A checkpoint of the base's own architecture."""
+        total = sum(self.weights[p] for p in self.parties)
+        tensors = {
+            name: add_deltas(source, [(self.weights[p] / total, self.deltas[p][name]) for p in self.parties])
+            for name, source in self.body.tensors.items()
+        }
+        return Checkpoint(self.body.config, {"model.safetensors": tensors})
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A router of learned rows, one a party and layer; the base's own row is zero.
+
+    Attributes:
+        rows: ``[hidden]`` per party and layer.
+        biases: ``[1]`` per party and layer, already clamped to at most zero; empty for a router without.
+        top_k: experts a token; None for all.
+        renormalise: rescale the top-k weights to sum to one.
+        weights: slot weights, the base first; they enter as log-offsets of the logits.
+    """
+
+    rows: Mapping[str, list[Source]]
+    biases: Mapping[str, list[Source]]
+    top_k: int | None
+    renormalise: bool
+    weights: Mapping[str, float]
+
+    def without(self, party: str) -> Rows:
+        """The rows of the other parties."""
+        return replace(
+            self,
+            rows={p: r for p, r in self.rows.items() if p != party},
+            biases={p: b for p, b in self.biases.items() if p != party},
+            weights={p: w for p, w in self.weights.items() if p != party},
+        )
+
+    @property
+    def offsets(self) -> bool:
+        """True if logits get anything besides the rows: then only the native format holds the router."""
+        return bool(self.biases) or len(set(self.weights.values())) > 1
+
+    def active(self, experts: int) -> int:
+        """Experts that answer a token."""
+        return min(self.top_k or experts, experts)
+
+    def stacked(self, parties: tuple[str, ...], layer: int) -> Source:
+        """All rows of a layer ``[1 + parties, hidden]``, the base's zero row first."""
+        first = self.rows[parties[0]][layer]
+
+        def load() -> Tensor:
+            rows = [self.rows[p][layer].load() for p in parties]
+            return torch.stack([torch.zeros_like(rows[0]), *rows])
+
+        return Source(first.dtype, (1 + len(parties), *first.shape), load)
+
+    def stacked_bias(self, parties: tuple[str, ...], layer: int) -> Source:
+        """Bias and log-weight of each slot ``[1 + parties]``."""
+        dtype = self.rows[parties[0]][layer].dtype
+
+        def load() -> Tensor:
+            offsets = torch.tensor([self.weights[slot] for slot in ("", *parties)], dtype=torch.float64).log()
+            for number, party in enumerate(parties):
+                if self.biases:
+                    offsets[1 + number] += self.biases[party][layer].load().double().clamp(max=0).item()
+            return offsets.to(dtype)
+
+        return Source(dtype, (1 + len(parties),), load)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The prefix-evidence router's rows and settings.
+
+    Attributes:
+        rows: log-probability of each token, float32 ``[V]``, per party.
+        public: the same for the public text, or None.
+        settings: floor, temperature, half_life, top_k, minimum_weight (see ``EvidenceRouter``).
+        weights: slot weights by party, the base under the empty name.
+    """
+
+    rows: Mapping[str, Source]
+    public: Source | None
+    settings: Mapping[str, Any]
+    weights: Mapping[str, float]
+
+    def without(self, party: str) -> Evidence:
+        """The evidence of the other parties."""
+        return replace(
+            self,
+            rows={p: r for p, r in self.rows.items() if p != party},
+            weights={p: w for p, w in self.weights.items() if p != party},
+        )
+
+    def config(self, parties: tuple[str, ...]) -> dict[str, Any]:
+        """The router's entry in config.json."""
+        return {
+            "kind": "evidence",
+            "public": self.public is not None,
+            "weights": [self.weights[slot] for slot in ("", *parties)],
+            **self.settings,
+        }
+
+    def tensors(self, parties: tuple[str, ...]) -> dict[str, Source]:
+        """The one tensor ``evidence.rows`` ``[public + parties, V]``."""
+        rows = ([self.public] if self.public else []) + [self.rows[p] for p in parties]
+        stacked = Source(
+            torch.float32, (len(rows), *rows[0].shape), lambda: torch.stack([r.load() for r in rows])
+        )
+        return {"evidence.rows": stacked}
+
+
+@dataclass(frozen=True)
+class Experts:
+    """One body, each party's feed-forward tensors, a router.
+
+    Attributes:
+        body: the base; its own FFN is slot 0.
+        experts: each party's feed-forward tensors.
+        router: learned rows or prefix evidence.
+    """
+
+    body: DenseBody
+    experts: Mapping[str, FFN]
+    router: Rows | Evidence
+
+    @property
+    def parties(self) -> tuple[str, ...]:
+        """The parties, sorted; party i is slot 1 + i."""
+        return tuple(sorted(self.experts))
+
+    def without(self, party: str) -> Experts:
+        """The experts of the other parties: one FFN a layer and one row fewer, nothing else changed."""
+        remaining = {p: e for p, e in self.experts.items() if p != party}
+        return replace(self, experts=remaining, router=self.router.without(party))
+
+    def _slots(self) -> list[tuple[str, int, FFN]]:
+        """(file, slot, feed-forward tensors) of every slot."""
+        family = self.body.family
+        layers = range(int(self.body.config["num_hidden_layers"]))
+        own = {(l, r): self.body.tensors[family.ffn_name(l, r)] for l in layers for r in family.moe.roles}
+        return [(SHARED, 0, own)] + [
+            (party_shard(p), 1 + number, self.experts[p]) for number, p in enumerate(self.parties)
+        ]
+
+    def _shared(self, prefix: str) -> dict[str, Source]:
+        family = self.body.family
+        layers = range(int(self.body.config["num_hidden_layers"]))
+        ffn = {family.ffn_name(l, r) for l in layers for r in family.moe.roles}
+        return {prefix + name: source for name, source in self.body.tensors.items() if name not in ffn}
+
+    def checkpoint(self, layout: Layout) -> Checkpoint:
+        """The checkpoint in the family's public mixture format, or in quiltwork's own.
+
+        Raises:
+            ExportError: the public format cannot hold the router, or the model has no party left.
+        """
+        if not self.parties:
+            raise ExportError(
+                "a mixture of no experts", why="every party is gone", mend="Use the base itself."
+            )
+        return self._portable() if layout == "portable" else self._native()
+
+    def _portable(self) -> Checkpoint:
+        router, moe = self.router, self.body.family.moe
+        if isinstance(router, Evidence):
+            raise ExportError(
+                f"the prefix-evidence router in a {moe.model_type} checkpoint",
+                why="the format holds one row an expert and layer, and this router is a state over the prefix",
+                mend="Export native, or compose with LearnedRows, the nearest router that the format holds.",
+            )
+        if router.offsets:
+            raise ExportError(
+                f"a router with biases or unequal weights in a {moe.model_type} checkpoint",
+                why="the format holds rows only",
+                mend="Export native, or compose with LearnedRows(bias=False) and equal weights.",
+            )
+        count = 1 + len(self.parties)
+        config = moe.config(
+            self.body.config, experts=count, top_k=router.active(count), renormalise=router.renormalise
+        )
+        shards: dict[str, dict[str, Source]] = {SHARED: self._shared("")}
+        for file, slot, ffn in self._slots():
+            shards.setdefault(file, {}).update(
+                {
+                    moe.expert.format(layer=layer, expert=slot, role=moe.roles[role]): source
+                    for (layer, role), source in ffn.items()
+                }
+            )
+        shards[ROUTER] = {
+            moe.router.format(layer=layer): router.stacked(self.parties, layer)
+            for layer in range(int(self.body.config["num_hidden_layers"]))
+        }
+        return Checkpoint(portable_config(config, self.body.dtype), shards)
+
+    def _native(self) -> Checkpoint:
+        shards: dict[str, dict[str, Source]] = {SHARED: self._shared("body.")}
+        for file, slot, ffn in self._slots():
+            shards.setdefault(file, {}).update(
+                {
+                    f"body.model.layers.{layer}.mlp.experts.{slot}.{role}.weight": source
+                    for (layer, role), source in ffn.items()
+                }
+            )
+        router, parties = self.router, self.parties
+        if isinstance(router, Evidence):
+            settings, shards[ROUTER] = router.config(parties), router.tensors(parties)
+        else:
+            bias = router.offsets
+            settings = {
+                "kind": "rows",
+                "top_k": router.top_k,
+                "renormalise": router.renormalise,
+                "bias": bias,
+                "weights": [router.weights[slot] for slot in ("", *parties)],
+            }
+            shards[ROUTER] = {}
+            for layer in range(int(self.body.config["num_hidden_layers"])):
+                name = f"body.model.layers.{layer}.mlp.router."
+                shards[ROUTER][name + "weight"] = router.stacked(parties, layer)
+                if bias:
+                    shards[ROUTER][name + "bias"] = router.stacked_bias(parties, layer)
+        config = native_config("quiltwork_moe", "QuiltworkMoEForCausalLM", self.body, parties, settings)
+        return Checkpoint(config, shards)
+
+
+@dataclass(frozen=True)
+class Members:
+    """The base and each party's whole model, and the rule that mixes their predictions.
+
+    Attributes:
+        body: the base, member 0.
+        models: each party's tensors, by name, complete.
+        weighting: ``"uniform"``, ``"likelihood"``, or the evidence router.
+        settings: top_k and temperature of uniform and likelihood weighting.
+        weights: member weights by party, the base under the empty name.
+    """
+
+    body: DenseBody
+    models: Mapping[str, Sources]
+    weighting: Literal["uniform", "likelihood"] | Evidence
+    settings: Mapping[str, Any]
+    weights: Mapping[str, float]
+
+    @property
+    def parties(self) -> tuple[str, ...]:
+        """The parties, sorted; party i is member 1 + i."""
+        return tuple(sorted(self.models))
+
+    def without(self, party: str) -> Members:
+        """The other members."""
+        return replace(
+            self,
+            models={p: m for p, m in self.models.items() if p != party},
+            weighting=self.weighting.without(party)
+            if isinstance(self.weighting, Evidence)
+            else self.weighting,
+            weights={p: w for p, w in self.weights.items() if p != party},
+        )
+
+    def checkpoint(self, layout: Layout) -> Checkpoint:
+        """The checkpoint in quiltwork's own format.
+
+        Raises:
+            ExportError: a portable layout is asked for; no public format holds several whole models.
+        """
+        if layout == "portable":
+            raise ExportError(
+                "an ensemble of whole models in a portable checkpoint",
+                why="no public format holds several models and a rule to mix them",
+                mend="Export native, or compose a Soup or a MixtureOfExperts with LearnedRows.",
+            )
+        parties = self.parties
+        shards: dict[str, Sources] = {SHARED: {f"members.0.{n}": s for n, s in self.body.tensors.items()}}
+        for number, party in enumerate(parties):
+            shards[party_shard(party)] = {
+                f"members.{1 + number}.{n}": s for n, s in self.models[party].items()
+            }
+        if isinstance(self.weighting, Evidence):
+            settings = self.weighting.config(parties)
+            shards[ROUTER] = self.weighting.tensors(parties)
+        else:
+            weights = [self.weights[slot] for slot in ("", *parties)]
+            settings = {"kind": self.weighting, "weights": weights, **self.settings}
+        config = native_config(
+            "quiltwork_ensemble", "QuiltworkEnsembleForCausalLM", self.body, parties, settings
+        )
+        return Checkpoint(config, shards)
+
+
+Assembly = Blend | Experts | Members
+
+
+def native_config(
+    model_type: str, architecture: str, body: DenseBody, parties: tuple[str, ...], router: Mapping[str, Any]
+) -> dict[str, Any]:
+    """config.json of a native checkpoint."""
+    name = str(body.dtype).removeprefix("torch.")
+    return {
+        "model_type": model_type,
+        "architectures": [architecture],
+        "parties": list(parties),
+        "router": dict(router),
+        "text_config": dict(body.config),
+        "dtype": name,
+        "torch_dtype": name,
+        **{t: body.config.get(t) for t in ("bos_token_id", "eos_token_id", "pad_token_id")},
+    }
+
+
+def require_party(assembly: Assembly, party: str) -> None:
+    """Refuse a party that is not in the assembly.
+
+    Raises:
+        InvalidOption: naming the parties that are.
+    """
+    if party not in assembly.parties:
+        raise InvalidOption(
+            f"party '{party}'",
+            why="the composed model has no such party",
+            mend=f"Its parties are: {', '.join(assembly.parties) or 'none'}.",
+        )

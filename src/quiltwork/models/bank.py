@@ -1,0 +1,156 @@
+"""Expert layers: several feed-forward networks (FFNs) where a dense model had one.
+
+Notation, for one token with router input x (the input of the FFN block) and experts M_0 (the base's own), M_1..M_n:
+
+    y = sum_e w_e(x) M_e(x)
+
+* ``CoordinatedFFN`` is the owner's side (n = 1, "learning to coordinate", FlexOlmo, arXiv 2507.07024, section 3):
+  w = softmax([0, r.x + min(b, 0)]). The base's row is zero: softmax does not change when one vector is added to every
+  row, so only the difference to the base's row can be learned, and zero fixes that freedom in the same way for every
+  party. Anchor and expert are separate modules; the anchor cannot move, whatever the optimiser does.
+* ``ExpertBank`` is the composed side. Either its rows give w (softmax over all experts in float32, top-k, optional
+  renormalisation: exactly the router of transformers' FlexOlmo and Mixtral), or w comes from outside, one weight per
+  token and expert, the same for all layers (the prefix-evidence router).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from quiltwork.errors import InvalidOption
+
+
+@dataclass
+class Mixing:
+    """Weights of the experts per token, shared by all layers of one model; set before each forward pass.
+
+    Attributes:
+        weights: float tensor ``[batch, tokens, experts]``, or None while no pass is running.
+    """
+
+    weights: Tensor | None = None
+
+
+@dataclass
+class AnchorDraw:
+    """Which sequences of the current batch train beside the anchor; one draw serves all layers.
+
+    Attributes:
+        share: probability that a sequence does.
+        present: bool tensor ``[batch, 1]``, or None when all do.
+    """
+
+    share: float
+    present: Tensor | None = None
+
+    def draw(self, batch: int, device: torch.device) -> None:
+        """Draw for a batch, with torch's CPU generator, so that every device draws the same."""
+        self.present = (torch.rand(batch, 1) < self.share).to(device) if 0 < self.share < 1 else None
+
+
+class CoordinatedFFN(nn.Module):
+    """An owner's trainable expert beside the frozen FFN of the base.
+
+    Args:
+        anchor: the base's FFN; frozen here.
+        row: initial router row, float tensor ``[hidden]``.
+        bias: initial router bias (used as ``min(bias, 0)``), or None for a router without one.
+        draw: which sequences train beside the anchor. In the others the expert answers alone, as it does when a
+            router that never consults the rows has chosen it. A share of one is FlexOlmo's training.
+    """
+
+    def __init__(self, anchor: nn.Module, row: Tensor, *, bias: float | None, draw: AnchorDraw) -> None:
+        super().__init__()
+        self.expert = copy.deepcopy(anchor).requires_grad_(True)
+        self.anchor = anchor.requires_grad_(False)
+        self.row = nn.Parameter(row.clone(), requires_grad=draw.share > 0)
+        self.bias = nn.Parameter(torch.tensor([bias], dtype=row.dtype)) if bias is not None else None
+        self._draw = draw
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix of anchor and expert; ``x`` and result are ``[batch, tokens, hidden]``."""
+        if self._draw.share == 0:
+            return self.expert(x)  # type: ignore[no-any-return]
+        logit = x @ self.row
+        if self.bias is not None:
+            logit = logit + self.bias.clamp(max=0)
+        share = torch.sigmoid(logit.float())
+        if self._draw.present is not None:
+            share = torch.where(self._draw.present, share, 1.0)
+        share = share.to(x.dtype).unsqueeze(-1)
+        return (1 - share) * self.anchor(x) + share * self.expert(x)  # type: ignore[no-any-return]
+
+
+class RowRouter(nn.Module):
+    """Router of learned rows: softmax over all experts, then top-k.
+
+    Args:
+        hidden: size of the router's input.
+        experts: number of experts, the base's own included.
+        top_k: number of experts that answer a token.
+        renormalise: rescale the top-k weights to sum to one.
+        bias: add a bias per expert to the logits (only the native format keeps it).
+    """
+
+    def __init__(self, hidden: int, experts: int, *, top_k: int, renormalise: bool, bias: bool) -> None:
+        super().__init__()
+        if not 1 <= top_k <= experts:
+            raise InvalidOption(
+                f"top_k={top_k}",
+                why=f"the router has {experts} experts",
+                mend=f"Choose top_k between 1 and {experts}.",
+            )
+        self.weight = nn.Parameter(torch.zeros(experts, hidden))
+        self.bias = nn.Parameter(torch.zeros(experts)) if bias else None
+        self.top_k = top_k
+        self.renormalise = renormalise
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weights ``[..., experts]`` in the dtype of ``x``; zero for experts outside the top-k."""
+        logits = functional.linear(x, self.weight, self.bias)
+        probabilities = torch.softmax(logits, dim=-1, dtype=torch.float32)
+        top, index = probabilities.topk(self.top_k, dim=-1)
+        if self.renormalise:
+            top = top / top.sum(dim=-1, keepdim=True)
+        return torch.zeros_like(probabilities).scatter(-1, index, top).to(x.dtype)
+
+
+class ExpertBank(nn.Module):
+    """Several FFNs, mixed per token by rows or by weights from outside.
+
+    Args:
+        experts: the FFNs; the first is the base's own.
+        router: ``RowRouter``, or a ``Mixing`` that the model fills before each pass.
+    """
+
+    def __init__(self, experts: list[nn.Module], router: RowRouter | Mixing) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(experts)
+        self.router = router if isinstance(router, RowRouter) else None
+        self._mixing = router if isinstance(router, Mixing) else None
+
+    def weights(self, x: Tensor) -> Tensor:
+        """Mixing weights ``[batch, tokens, experts]`` for router input ``x``."""
+        if self.router is not None:
+            return self.router(x)  # type: ignore[no-any-return]
+        assert self._mixing is not None
+        if self._mixing.weights is None:
+            raise RuntimeError("the model must set the mixing weights before its layers run")
+        return self._mixing.weights.to(x.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mixture of the experts' outputs; each expert sees only the tokens that give it weight."""
+        weights = self.weights(x).reshape(-1, len(self.experts))
+        tokens = x.reshape(-1, x.shape[-1])
+        result = torch.zeros_like(tokens)
+        for number, expert in enumerate(self.experts):
+            chosen = weights[:, number].nonzero().squeeze(-1)
+            if len(chosen):
+                answer = expert(tokens[chosen]) * weights[chosen, number, None]
+                result = result.index_add(0, chosen, answer)
+        return result.reshape(x.shape)

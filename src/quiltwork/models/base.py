@@ -1,0 +1,263 @@
+"""The base: the public checkpoint that all parties start from.
+
+Its identity is one digest over everything that decides what the model computes::
+
+    SHA-256( canonical JSON of { family, identity fields of config.json, tokenizer, tensors: {name: SHA-256} } )
+
+so that two copies agree, whatever library version wrote their configs, and any change to a weight, to the tokenizer
+or to, say, the rotary base disagrees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from quiltwork.errors import CheckpointError
+from quiltwork.models.families import ROLES, Family, Role, family_of
+from quiltwork.models.sources import Source, Sources, open_file
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_IDENTITY = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "rms_norm_eps",
+    "attention_bias",
+    "mlp_bias",
+    "tie_word_embeddings",
+)
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+
+
+def sha256(data: bytes) -> str:
+    """``sha256:`` and 64 hexadecimal digits."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def tensor_digest(tensor: torch.Tensor) -> str:
+    """SHA-256 of a tensor's elements in C order, little-endian."""
+    flat = tensor.detach().contiguous().cpu().reshape(-1)
+    return sha256(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+
+
+def rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Rotary settings, whether written the old way (``rope_theta``) or the new (``rope_parameters``)."""
+    settings = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    settings.setdefault("rope_theta", config.get("rope_theta", 10000.0))
+    settings["rope_type"] = settings.pop("type", settings.get("rope_type", "default"))
+    settings["rope_theta"] = float(settings["rope_theta"])
+    return settings
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a checkpoint's file.
+
+    Raises:
+        CheckpointError: the file is missing or is not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"'{path}'",
+            why=f"it cannot be read ({error})",
+            mend="Point to the directory of a Hugging Face checkpoint.",
+        ) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"'{path}'", why="it is not a JSON object", mend="Fetch the checkpoint again.")
+    return value
+
+
+@dataclass(frozen=True)
+class Base:
+    """A dense checkpoint on disk; nothing of it is loaded until asked for.
+
+    Attributes:
+        path: its directory.
+        config: config.json.
+        family: its row in the table of families.
+        tensors: every tensor by its name on disk.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    family: Family
+    tensors: Sources
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder layers."""
+        return int(self.config["num_hidden_layers"])
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return int(self.config["hidden_size"])
+
+    @property
+    def intermediate_size(self) -> int:
+        """Width of the feed-forward block."""
+        return int(self.config["intermediate_size"])
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids."""
+        return int(self.config["vocab_size"])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return next(iter(self.tensors.values())).dtype
+
+    def ffn(self) -> dict[tuple[int, Role], Source]:
+        """The feed-forward tensors by layer and role."""
+        keys = [(layer, role) for layer in range(self.layers) for role in ROLES]
+        return {key: self.tensors[self.family.ffn_name(*key)] for key in keys}
+
+    def body(self) -> dict[str, Source]:
+        """Every tensor but the feed-forward ones."""
+        ffn = {self.family.ffn_name(layer, role) for layer in range(self.layers) for role in ROLES}
+        return {name: source for name, source in self.tensors.items() if name not in ffn}
+
+    @cached_property
+    def digest(self) -> str:
+        """The digest that names the base (see the module's docstring); reads every tensor once."""
+        identity = {
+            "family": self.family.name,
+            "config": {field: self.config.get(field) for field in _IDENTITY} | {"rope": rope(self.config)},
+            "tokenizer": self.tokenizer_digest,
+            "tensors": {name: tensor_digest(source.load()) for name, source in self.tensors.items()},
+        }
+        return sha256(canonical(identity))
+
+    @cached_property
+    def tokenizer_digest(self) -> str:
+        """SHA-256 of tokenizer.json in canonical form."""
+        return sha256(canonical(read_json(self.path / "tokenizer.json")))
+
+    def tokenizer_files(self) -> dict[str, Path]:
+        """The tokenizer's files that are there, by name."""
+        return {name: self.path / name for name in _TOKENIZER_FILES if (self.path / name).is_file()}
+
+    def load_model(self) -> PreTrainedModel:
+        """The model in evaluation mode, from local files only."""
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(str(self.path), local_files_only=True, dtype=self.dtype)
+        return model.eval()  # type: ignore[no-any-return]
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, from local files only."""
+        return load_tokenizer(self.path)
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint directory, from local files only.
+
+    Raises:
+        CheckpointError: there is none, or it has no token to stand before a document (neither BOS nor EOS).
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"tokenizer in '{path}'",
+            why=f"transformers cannot load it ({str(error).splitlines()[0]})",
+            mend="Save the tokenizer beside the weights (tokenizer.json).",
+        ) from error
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise CheckpointError(
+            f"tokenizer in '{path}'",
+            why="it has neither a BOS nor an EOS token to stand before a document",
+            mend="Set eos_token in tokenizer_config.json.",
+        )
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def separator_id(tokenizer: Any) -> int:
+    """The token before each document: BOS, else EOS (the convention of lm-evaluation-harness)."""
+    token = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return int(token)
+
+
+def open_base(path: str | Path) -> Base:
+    """Open the base checkpoint in directory ``path``.
+
+    Raises:
+        CheckpointError: not a dense safetensors checkpoint of a known family, or tensors are missing.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise CheckpointError(
+            f"base '{path}'", why="there is no such directory", mend="Give a local checkpoint directory."
+        )
+    config = read_json(path / "config.json")
+    family = family_of(config, where=f"'{path / 'config.json'}'")
+    base = Base(path, config, family, open_tensors(path))
+    missing = [family.ffn_name(layer, role) for layer in range(base.layers) for role in ROLES]
+    missing = [name for name in missing if name not in base.tensors]
+    if missing:
+        raise CheckpointError(
+            f"base '{path}'",
+            why=f"{len(missing)} feed-forward tensors are missing, the first is '{missing[0]}'",
+            mend="Fetch the checkpoint again, or check that it is a dense model.",
+        )
+    return base
+
+
+def open_tensors(path: Path) -> dict[str, Source]:
+    """Every tensor of a checkpoint directory, sharded or not.
+
+    Raises:
+        CheckpointError: no safetensors weights, a shard is missing or unreadable, or a tensor is not where the index says.
+    """
+    index = path / "model.safetensors.index.json"
+    if not index.is_file():
+        if not (path / "model.safetensors").is_file():
+            raise CheckpointError(
+                f"'{path}'",
+                why="it holds neither model.safetensors nor an index of shards",
+                mend="Convert the weights to safetensors; other formats can run code when they are read.",
+            )
+        return open_file(path / "model.safetensors")
+    weight_map = read_json(index).get("weight_map", {})
+    files = {
+        name: open_file(path / name) for name in sorted(set(weight_map.values())) if Path(name).name == name
+    }
+    table: dict[str, Source] = {}
+    for tensor, name in sorted(weight_map.items()):
+        if name not in files or tensor not in files[name]:
+            raise CheckpointError(
+                f"tensor '{tensor}' of '{path}'",
+                why=f"the index says it is in '{name}', and it is not",
+                mend="Fetch the checkpoint again.",
+            )
+        table[tensor] = files[name][tensor]
+    return table

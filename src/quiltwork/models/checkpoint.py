@@ -1,0 +1,117 @@
+"""Composed checkpoints on disk: one shard a party, one for what is shared, one for the router, and an index.
+
+Config and tokenizer are written so that transformers 4.57 and 5.x read the same thing: ``rope_theta`` beside
+``rope_parameters``, ``torch_dtype`` beside ``dtype``, and a tokenizer class that both know. No file holds a date, a
+path or a machine's name, so the same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from quiltwork.models.base import Base, read_json, rope
+from quiltwork.models.sources import Sources
+
+SHARED = "shared.safetensors"
+ROUTER = "router.safetensors"
+
+
+def party_shard(party: str) -> str:
+    """File that holds a party's tensors and no one else's."""
+    return f"expert-{party}.safetensors"
+
+
+def portable_config(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """``config`` with every field that changed its name between transformers 4.57 and 5 written both ways."""
+    settings = rope(config)
+    name = str(dtype).removeprefix("torch.")
+    result = {
+        k: v for k, v in config.items() if k not in {"_name_or_path", "rope_scaling", "transformers_version"}
+    }
+    result |= {
+        "rope_theta": settings["rope_theta"],
+        "rope_parameters": settings,
+        "dtype": name,
+        "torch_dtype": name,
+    }
+    if settings["rope_type"] != "default":
+        result["rope_scaling"] = {k: v for k, v in settings.items() if k != "rope_theta"}
+    return result
+
+
+def tokenizer_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """tokenizer_config.json that names a class which every recent transformers has."""
+    result = {k: v for k, v in config.items() if k not in {"backend", "name_or_path"}}
+    if result.get("tokenizer_class") in {None, "TokenizersBackend"}:
+        result["tokenizer_class"] = "PreTrainedTokenizerFast"
+    return result
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What will be written.
+
+    Attributes:
+        config: config.json.
+        shards: tensors by file.
+        documents: further files by name (provenance, model card).
+    """
+
+    config: Mapping[str, Any]
+    shards: Mapping[str, Sources]
+    documents: Mapping[str, bytes] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, Any]:
+        """All tensors of all shards, as sources by name."""
+        return {name: source for shard in self.shards.values() for name, source in shard.items()}
+
+    def write(self, directory: Path, base: TokenizerFiles) -> None:
+        """Write every file into ``directory``, a shard at a time."""
+        from safetensors.torch import save_file
+
+        weight_map: dict[str, str] = {}
+        total = 0
+        for file, table in sorted(self.shards.items()):
+            if not table:
+                continue
+            tensors = {name: source.load().contiguous() for name, source in sorted(table.items())}
+            save_file(tensors, directory / file, metadata={"format": "pt"})
+            weight_map |= dict.fromkeys(tensors, file)
+            total += sum(t.numel() * t.element_size() for t in tensors.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (directory / "model.safetensors.index.json").write_bytes(_json(index))
+        (directory / "config.json").write_bytes(_json(dict(self.config)))
+        for name, data in (dict(base.files) | dict(self.documents)).items():
+            (directory / name).write_bytes(data)
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """The tokenizer as it is copied into composed checkpoints: file contents by name."""
+
+    files: Mapping[str, bytes]
+
+    @classmethod
+    def of(cls, base: Base) -> TokenizerFiles:
+        """The base's tokenizer, with a portable tokenizer_config.json."""
+        files = {name: path.read_bytes() for name, path in base.tokenizer_files().items()}
+        if "tokenizer_config.json" in files:
+            settings = read_json(base.path / "tokenizer_config.json")
+            files["tokenizer_config.json"] = _json(tokenizer_config(settings))
+        return cls(files)
+
+    @classmethod
+    def read(cls, directory: Path) -> TokenizerFiles:
+        """The tokenizer of a composed checkpoint, as it is."""
+        names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+        return cls({name: (directory / name).read_bytes() for name in names if (directory / name).is_file()})

@@ -1,0 +1,167 @@
+"""A saved mixture or ensemble, taken apart again: the inverse of ``Assembly.checkpoint``.
+
+Each party's tensors lie in a shard of their own, and only slot numbers in their names and the rows of the router say
+at which place the party stood. So the parts come back exactly as they went in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from quiltwork.errors import CheckpointError, ExportError
+from quiltwork.models.assembly import FFN, DenseBody, Evidence, Experts, Members, Rows
+from quiltwork.models.base import open_tensors, read_json
+from quiltwork.models.families import FAMILIES, Family, Role
+from quiltwork.models.sources import Source, Sources
+
+_NATIVE_EXPERT = "body.model.layers.{layer}.mlp.experts.{expert}.{role}.weight"
+_NATIVE_ROUTER = "body.model.layers.{layer}.mlp.router.weight"
+
+
+def disassemble(path: Path, parties: tuple[str, ...]) -> Experts | Members:
+    """The assembly that a composed checkpoint was written from.
+
+    Args:
+        path: the checkpoint's directory.
+        parties: its parties in slot order.
+
+    Raises:
+        ExportError: the checkpoint is a soup.
+        CheckpointError: tensors are missing, or the config is not one that quiltwork writes.
+    """
+    config = read_json(path / "config.json")
+    tensors = open_tensors(path)
+    try:
+        kind = config["model_type"]
+        if kind == "quiltwork_ensemble":
+            return _members(config, tensors, parties)
+        if kind == "quiltwork_moe":
+            return _native_experts(config, tensors, parties)
+        for family in FAMILIES.values():
+            if kind == family.moe.model_type:
+                return _portable_experts(family, config, tensors, parties)
+    except (KeyError, IndexError, TypeError) as error:
+        raise CheckpointError(
+            f"'{path}'",
+            why=f"it does not hold what its config announces ({error})",
+            mend="Compose the model again; the directory may be incomplete.",
+        ) from error
+    raise ExportError(
+        f"the composite in '{path}'",
+        why="it is one dense model, a sum in which no party can be told from another",
+        mend="Run `quiltwork compose` with the contributions of the remaining parties.",
+    )
+
+
+def _element(source: Source, index: int) -> Source:
+    return Source(source.dtype, source.shape[1:], lambda: source.load()[index].clone())
+
+
+def _slots(
+    template: str, roles: Mapping[Role, str], tensors: Sources, layers: int, slots: int
+) -> list[dict[tuple[int, Role], Source]]:
+    return [
+        {
+            (layer, role): tensors[template.format(layer=layer, expert=slot, role=name)]
+            for layer in range(layers)
+            for role, name in roles.items()
+        }
+        for slot in range(slots)
+    ]
+
+
+def _body(config: Mapping[str, Any], family: Family, tensors: Sources, prefix: str, ffn: FFN) -> DenseBody:
+    """The dense base: everything outside expert layers, and slot 0's feed-forward tensors."""
+    outside = re.compile(r"\.(mlp|block_sparse_moe)\.|^evidence\.")
+    table = {n.removeprefix(prefix): s for n, s in tensors.items() if not outside.search(n)}
+    table |= {family.ffn_name(layer, role): source for (layer, role), source in ffn.items()}
+    return DenseBody(config, dict(sorted(table.items())))
+
+
+def _portable_experts(
+    family: Family, config: dict[str, Any], tensors: Sources, parties: tuple[str, ...]
+) -> Experts:
+    moe = family.moe
+    layers, count = int(config["num_hidden_layers"]), 1 + len(parties)
+    if config[moe.count_field] != count:
+        raise KeyError(f"{config[moe.count_field]} experts for {len(parties)} parties")
+    slots = _slots(moe.expert, moe.roles, tensors, layers, count)
+    dense = moe.dense_config(config, family)
+    top_k = config["num_experts_per_tok"]
+    rows = [tensors[moe.router.format(layer=layer)] for layer in range(layers)]
+    router = Rows(
+        rows={p: [_element(r, 1 + i) for r in rows] for i, p in enumerate(parties)},
+        biases={},
+        top_k=None if top_k == count else top_k,
+        renormalise=config.get("norm_topk_prob", True) or top_k == count,
+        weights=dict.fromkeys(("", *parties), 1.0),
+    )
+    return Experts(
+        _body(dense, family, tensors, "", slots[0]), dict(zip(parties, slots[1:], strict=True)), router
+    )
+
+
+def _native_experts(config: dict[str, Any], tensors: Sources, parties: tuple[str, ...]) -> Experts:
+    dense = config["text_config"]
+    family = FAMILIES[dense["model_type"]]
+    layers = int(dense["num_hidden_layers"])
+    roles: dict[Role, str] = {role: role for role in family.moe.roles}
+    slots = _slots(_NATIVE_EXPERT, roles, tensors, layers, 1 + len(parties))
+    settings = config["router"]
+    weights = dict(zip(("", *parties), settings["weights"], strict=True))
+    router: Rows | Evidence
+    if settings["kind"] == "evidence":
+        router = _evidence(settings, tensors, parties, weights)
+    else:
+        if settings["bias"]:
+            raise ExportError(
+                "a router whose biases and weights were added up",
+                why="the sum cannot be taken apart exactly",
+                mend="Run `quiltwork compose` with the contributions of the remaining parties.",
+            )
+        rows = [tensors[_NATIVE_ROUTER.format(layer=layer)] for layer in range(layers)]
+        router = Rows(
+            rows={p: [_element(r, 1 + i) for r in rows] for i, p in enumerate(parties)},
+            biases={},
+            top_k=settings["top_k"],
+            renormalise=settings["renormalise"],
+            weights=weights,
+        )
+    return Experts(
+        _body(dense, family, tensors, "body.", slots[0]), dict(zip(parties, slots[1:], strict=True)), router
+    )
+
+
+def _evidence(
+    settings: Mapping[str, Any], tensors: Sources, parties: tuple[str, ...], weights: Mapping[str, float]
+) -> Evidence:
+    rows = tensors["evidence.rows"]
+    public = int(settings["public"])
+    kept = ("floor", "temperature", "half_life", "top_k", "minimum_weight")
+    return Evidence(
+        rows={p: _element(rows, public + i) for i, p in enumerate(parties)},
+        public=_element(rows, 0) if public else None,
+        settings={name: settings[name] for name in kept},
+        weights=weights,
+    )
+
+
+def _members(config: dict[str, Any], tensors: Sources, parties: tuple[str, ...]) -> Members:
+    settings = config["router"]
+    weights = dict(zip(("", *parties), settings["weights"], strict=True))
+    models: list[dict[str, Source]] = [{} for _ in range(1 + len(parties))]
+    for name, source in tensors.items():
+        if name.startswith("members."):
+            number, rest = name.removeprefix("members.").split(".", 1)
+            models[int(number)][rest] = source
+    evidence = settings["kind"] == "evidence"
+    return Members(
+        body=DenseBody(config["text_config"], models[0]),
+        models=dict(zip(parties, models[1:], strict=True)),
+        weighting=_evidence(settings, tensors, parties, weights) if evidence else settings["kind"],
+        settings={} if evidence else {name: settings[name] for name in ("top_k", "temperature")},
+        weights=weights,
+    )

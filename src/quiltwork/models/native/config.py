@@ -1,0 +1,69 @@
+"""config.json of the native formats.
+
+Slot 0 is always the base model; slots 1..n are the parties in the order of ``parties``. The dense model that all slots
+share in architecture is described by ``text_config``, the name under which transformers looks for the sizes of the
+key-value cache.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+
+
+class _SlottedConfig(PretrainedConfig):
+    """What both native formats have in common."""
+
+    sub_configs = {"text_config": AutoConfig}  # noqa: RUF012 - the shape transformers asks for
+
+    def __init__(
+        self,
+        text_config: dict[str, Any] | PretrainedConfig | None = None,
+        parties: list[str] | None = None,
+        router: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(text_config, dict):
+            text_config = AutoConfig.for_model(**text_config)
+        elif text_config is None:
+            # transformers compares a config with its class's defaults when it saves one
+            text_config = AutoConfig.for_model("olmo2")
+        self.text_config = text_config
+        self.parties = list(parties or [])
+        self.router = dict(router or {})
+        for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            kwargs.setdefault(token, getattr(text_config, token, None))
+        kwargs.setdefault("tie_word_embeddings", False)
+        super().__init__(**kwargs)
+
+    @property
+    def vocab_size(self) -> int:
+        """Size of the vocabulary."""
+        return int(self.text_config.vocab_size)
+
+
+class QuiltworkMoEConfig(_SlottedConfig):
+    """One body with ``1 + len(parties)`` feed-forward experts in each layer.
+
+    ``router`` is ``{"kind": "rows", "top_k", "renormalise", "bias"}`` or
+    ``{"kind": "evidence", ...}`` (see ``EvidenceRouter``).
+    """
+
+    model_type = "quiltwork_moe"
+
+    def __init__(self, **kwargs: Any) -> None:
+        # transformers 5 writes an __init__ for every config class that has none of its own
+        super().__init__(**kwargs)
+
+
+class QuiltworkEnsembleConfig(_SlottedConfig):
+    """``1 + len(parties)`` whole models.
+
+    ``router`` is ``{"kind": "uniform" | "likelihood" | "evidence", "top_k", ...}``.
+    """
+
+    model_type = "quiltwork_ensemble"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)

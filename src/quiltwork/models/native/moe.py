@@ -1,0 +1,167 @@
+"""``quiltwork_moe``: one body, several feed-forward experts a layer, a router of rows or of prefix evidence.
+
+The body is the base model as transformers builds it; only the FFN of each layer is replaced by an ``ExpertBank``.
+With rows each layer routes on its own input. With evidence the weights are computed once from the token ids and serve
+every layer, and the router's state travels with the key-value cache, one vector a sequence.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from quiltwork.errors import InvalidOption
+from quiltwork.models.bank import ExpertBank, Mixing, RowRouter
+from quiltwork.models.native.config import QuiltworkMoEConfig
+from quiltwork.models.native.evidence import EvidenceRouter
+
+
+class RoutedCache(DynamicCache):
+    """A key-value cache that carries the evidence router's state, ``[batch, hypotheses]``."""
+
+    router_state: Tensor | None = None
+
+    @property
+    def is_compileable(self) -> bool:
+        """False: the state grows out of Python control flow."""
+        return False
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Follow the beams that beam search kept."""
+        super().reorder_cache(beam_idx)
+        self.batch_state(lambda state: state.index_select(0, beam_idx.to(state.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every sequence of the batch."""
+        super().batch_repeat_interleave(repeats)
+        self.batch_state(lambda state: state.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some sequences of the batch."""
+        super().batch_select_indices(indices)
+        self.batch_state(lambda state: state[indices])
+
+    def batch_state(self, change: Any) -> None:
+        """Apply ``change`` to the state, if there is one yet."""
+        if self.router_state is not None:
+            self.router_state = change(self.router_state)
+
+    def crop(self, *_: Any, **__: Any) -> None:
+        """Refused: evidence is summed up and cannot be rewound."""
+        raise InvalidOption(
+            "cropping the cache of an evidence-routed model",
+            why="the router's state is a running sum that cannot be rewound",
+            mend="Generate without assisted (speculative) decoding.",
+        )
+
+
+class QuiltworkMoEForCausalLM(PreTrainedModel, GenerationMixin):
+    """A dense causal language model whose FFNs are mixtures; see the module's docstring."""
+
+    config_class = QuiltworkMoEConfig
+    config: QuiltworkMoEConfig
+    base_model_prefix = "body"
+    supports_gradient_checkpointing = False
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: QuiltworkMoEConfig) -> None:
+        super().__init__(config)
+        self.body = AutoModelForCausalLM.from_config(config.text_config)
+        settings = dict(config.router)
+        self.evidence = (
+            EvidenceRouter(settings, config.vocab_size) if settings["kind"] == "evidence" else None
+        )
+        self.mixing = Mixing()
+        for layer in self.body.model.layers:
+            layer.mlp = self._bank(layer.mlp, settings)
+        self.post_init()
+
+    def _bank(self, ffn: torch.nn.Module, settings: dict[str, Any]) -> ExpertBank:
+        slots = 1 + len(self.config.parties)
+        experts = [ffn, *(copy.deepcopy(ffn) for _ in range(slots - 1))]
+        if self.evidence is not None:
+            return ExpertBank(experts, self.mixing)
+        top_k = min(settings["top_k"] or slots, slots)
+        hidden = self.config.text_config.hidden_size
+        router = RowRouter(
+            hidden, slots, top_k=top_k, renormalise=settings["renormalise"], bias=settings["bias"]
+        )
+        return ExpertBank(experts, router)
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Every tensor comes from the checkpoint; there is nothing to initialise."""
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """The body's token embeddings."""
+        return self.body.get_input_embeddings()  # type: ignore[no-any-return]
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        """The body's language-model head."""
+        return self.body.get_output_embeddings()  # type: ignore[no-any-return]
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits ``[batch, tokens, vocabulary]`` for ``input_ids`` ``[batch, tokens]``.
+
+        Raises:
+            InvalidOption: an evidence-routed model is called without token ids, or with a foreign cache.
+        """
+        if self.evidence is not None:
+            past_key_values, self.mixing.weights = self._route(
+                input_ids, attention_mask, past_key_values, bool(use_cache)
+            )
+        try:
+            output = self.body(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                labels=labels,
+                use_cache=use_cache,
+                logits_to_keep=logits_to_keep,
+                **kwargs,
+            )
+        finally:
+            self.mixing.weights = None
+        return output  # type: ignore[no-any-return]
+
+    def _route(
+        self, ids: Tensor | None, mask: Tensor | None, cache: Any, use_cache: bool
+    ) -> tuple[Any, Tensor]:
+        if ids is None:
+            raise InvalidOption(
+                "inputs_embeds",
+                why="the evidence router reads token ids",
+                mend="Call the model with input_ids.",
+            )
+        assert self.evidence is not None
+        if not isinstance(cache, RoutedCache):
+            if cache is not None and cache.get_seq_length() > 0:
+                raise InvalidOption(
+                    f"a {type(cache).__name__} that already holds tokens",
+                    why="the evidence router has not seen them",
+                    mend="Start from an empty cache, or pass the cache that this model returned.",
+                )
+            wanted = use_cache or cache is not None
+            cache = RoutedCache(config=self.config.get_text_config(decoder=True)) if wanted else None
+        state = cache.router_state if cache is not None and cache.get_seq_length() else None
+        real = mask[:, -ids.shape[1] :].bool() if mask is not None and mask.dim() == 2 else None
+        weights, state = self.evidence(ids, state, real)
+        if cache is not None:
+            cache.router_state = state
+        return cache, weights
