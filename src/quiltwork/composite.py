@@ -124,9 +124,7 @@ class Composite:
         """
         require_party(self.assembly, party)
         if len(self.parties) == 1:
-            raise ExportError(
-                f"removing party '{party}'", why="it is the only one left", mend="Use the base itself."
-            )
+            raise ExportError(f"removing party '{party}'", why="it is the only one left", mend="Use the base itself.")
         return Composite(self.assembly.without(party), self.provenance.without(party), self.tokenizer)
 
     def default_layout(self) -> Layout:
@@ -144,9 +142,7 @@ class Composite:
             ExportError: the layout cannot hold the model; the message names the nearest choice.
         """
         documents = {
-            PROVENANCE: (
-                json.dumps(self.provenance.to_json(layout), indent=2, sort_keys=True) + "\n"
-            ).encode(),
+            PROVENANCE: (json.dumps(self.provenance.to_json(layout), indent=2, sort_keys=True) + "\n").encode(),
             "README.md": self._card(layout).encode(),
         }
         return replace(self.assembly.checkpoint(layout), documents=documents)
@@ -167,9 +163,7 @@ class Composite:
         missing, unexpected = model.load_state_dict(tensors, strict=False)
         tied = set(getattr(model, "all_tied_weights_keys", None) or {})
         if unexpected or set(missing) - tied:
-            raise AssertionError(
-                f"assembly and model disagree: {sorted(set(missing) - tied)}, {sorted(unexpected)}"
-            )
+            raise AssertionError(f"assembly and model disagree: {sorted(set(missing) - tied)}, {sorted(unexpected)}")
         return model.eval()  # type: ignore[no-any-return]
 
     def save(self, target: str | Path, *, layout: Layout | None = None, overwrite: bool = False) -> Path:
@@ -236,3 +230,18 @@ def open_composite(path: str | Path) -> Composite:
     if isinstance(assembly, Blend):
         raise AssertionError("a soup does not come apart")
     return Composite(assembly, provenance, TokenizerFiles.read(path))
+
+
+def saved_layout(path: str | Path) -> Layout:
+    """The layout in which a composite was saved, as its provenance says.
+
+    Raises:
+        CheckpointError: the provenance cannot be read or names no layout.
+    """
+    where = Path(path) / PROVENANCE
+    layout = read_json(where).get("layout")
+    if layout == "portable":
+        return "portable"
+    if layout == "native":
+        return "native"
+    raise CheckpointError(f"'{where}'", why=f"it names no known layout ({layout!r})", mend="Compose the model again.")

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from quiltwork.compose.method import Histograms
 from quiltwork.compose.parts import body, ffn_tensors, full_deltas
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import InvalidOption
-from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.models.assembly import Blend
 from quiltwork.models.base import Base
 from quiltwork.models.sources import Source
@@ -42,7 +42,7 @@ class Alone:
         self,
         base: Base,
         contributions: Sequence[Contribution],
-        public: TokenHistogram | None,  # noqa: ARG002 - the signature of every method
+        public: Histograms,  # noqa: ARG002 - the signature of every method
     ) -> Blend:
         """The one model.
 

@@ -16,11 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from quiltwork.compose.method import chosen, slot_weights
+from quiltwork.compose.method import Histograms, chosen, slot_weights
 from quiltwork.compose.parts import body, full_deltas
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import InvalidOption
-from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.models.assembly import Members, add_deltas
 from quiltwork.models.base import Base
 from quiltwork.models.sources import Source
@@ -58,9 +57,7 @@ class Ensemble:
                 mend="Choose a positive one.",
             )
         if self.top_k is not None and self.top_k < 1:
-            raise InvalidOption(
-                f"top_k={self.top_k}", why="at least one member must count", mend="Choose 1 or more."
-            )
+            raise InvalidOption(f"top_k={self.top_k}", why="at least one member must count", mend="Choose 1 or more.")
 
     @property
     def name(self) -> str:
@@ -75,7 +72,7 @@ class Ensemble:
         self,
         base: Base,
         contributions: Sequence[Contribution],
-        public: TokenHistogram | None,  # noqa: ARG002 - the signature of every method
+        public: Histograms,  # noqa: ARG002 - the signature of every method
     ) -> Members:
         """The members and the rule."""
         parties = chosen([c.party for c in contributions], self.include, self.weights)
@@ -96,7 +93,5 @@ def member_models(
     for contribution in contributions:
         if contribution.party in parties:
             deltas = full_deltas(contribution, base)
-            models[contribution.party] = {
-                n: add_deltas(s, [(1.0, deltas[n])]) for n, s in base.tensors.items()
-            }
+            models[contribution.party] = {n: add_deltas(s, [(1.0, deltas[n])]) for n, s in base.tensors.items()}
     return models

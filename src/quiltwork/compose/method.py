@@ -37,7 +37,14 @@ from quiltwork.models.assembly import Assembly, Blend
 from quiltwork.models.base import Base
 from quiltwork.models.checkpoint import TokenizerFiles
 
-__all__ = ["Assembly", "Blend", "Method", "body", "compose"]
+__all__ = ["FEATURES", "Assembly", "Blend", "Histograms", "Method", "body", "compose"]
+
+FEATURES = ("tokens", "bigrams")
+"""What an evidence router can read a text as."""
+
+
+Histograms = Mapping[str, TokenHistogram]
+"""Histograms of one text by feature: ``"tokens"``, ``"bigrams"``."""
 
 
 @runtime_checkable
@@ -50,13 +57,11 @@ class Method(Protocol):
         ...
 
     def needs(self) -> frozenset[str]:
-        """The parts that every contribution must hold: ``ffn``, ``full``, ``tokens``, ``moments``."""
+        """The parts that every contribution must hold: ``ffn``, ``full``, ``tokens``, ``bigrams``, ``moments``."""
         ...
 
-    def assemble(
-        self, base: Base, contributions: Sequence[Contribution], public: TokenHistogram | None
-    ) -> Assembly:
-        """The composed model, from checked contributions sorted by party; ``public`` describes public text."""
+    def assemble(self, base: Base, contributions: Sequence[Contribution], public: Histograms) -> Assembly:
+        """The composed model, from checked contributions sorted by party; ``public`` describes public text (may be empty)."""
         ...
 
 
@@ -65,7 +70,7 @@ def compose(
     method: Method,
     base: Base,
     *,
-    public: TokenHistogram | Contribution | None = None,
+    public: Histograms | Contribution | None = None,
 ) -> Composite:
     """Compose contributions into one model.
 
@@ -73,8 +78,8 @@ def compose(
         contributions: as read by ``contribution.store.read``; any order.
         method: how.
         base: the public checkpoint that all of them started from.
-        public: token histogram of public text, or a contribution that holds one. It gives evidence routers a row for
-            "this is ordinary public text", which the base answers.
+        public: histograms of public text by feature, or a contribution that holds them. They give evidence routers a
+            row for "this is ordinary public text", which the base answers.
 
     Returns:
         A composite with provenance; nothing is written and no weight is loaded yet.
@@ -85,19 +90,17 @@ def compose(
         InvalidOption: there is nothing to compose, or the method names a party that is not there.
     """
     if not contributions:
-        raise InvalidOption(
-            "an empty list", why="there is nothing to compose", mend="Give at least one contribution."
-        )
+        raise InvalidOption("an empty list", why="there is nothing to compose", mend="Give at least one contribution.")
     ordered = sorted(contributions, key=lambda c: c.party)
     _check_parties(ordered)
     for contribution in ordered:
         check_base(contribution, base)
         _check_parts(contribution, method)
         check_tensors(contribution, base, method.needs())
-    if public is not None and not isinstance(public, TokenHistogram):
+    if isinstance(public, Contribution):
         check_base(public, base)
-        public = histogram_of(public)
-    assembly = method.assemble(base, ordered, public)
+        public = {part: histogram_of(public, part) for part in FEATURES if part in public.parts}
+    assembly = method.assemble(base, ordered, public or {})
     provenance = Provenance(
         base=base.digest,
         method=method.name,
@@ -108,19 +111,19 @@ def compose(
     return Composite(assembly, provenance, TokenizerFiles.of(base))
 
 
-def histogram_of(contribution: Contribution) -> TokenHistogram:
-    """The token histogram that a contribution declares.
+def histogram_of(contribution: Contribution, features: str) -> TokenHistogram:
+    """A histogram that a contribution declares, ``"tokens"`` or ``"bigrams"``.
 
     Raises:
-        MissingPart: it declares none.
+        MissingPart: it does not declare that one.
     """
-    if "tokens" not in contribution.parts:
+    if features not in contribution.parts:
         raise MissingPart(
             f"the contribution of party '{contribution.party}'",
-            why="it holds no token histogram",
-            mend="Ask the party to contribute again with a histogram, or choose another router.",
+            why=f"it holds no histogram of {features}",
+            mend="Ask the party to release one, or choose another router or other features.",
         )
-    return TokenHistogram(contribution.tensor("tokens.counts").double().numpy())
+    return TokenHistogram(contribution.tensor(f"{features}.counts").double().numpy())
 
 
 def chosen(parties: Sequence[str], include: Sequence[str] | None, weights: Mapping[str, float]) -> list[str]:

@@ -18,10 +18,10 @@ from typing import Literal
 import torch
 
 from quiltwork.compose.ensemble import member_models
-from quiltwork.compose.method import chosen, histogram_of, slot_weights
+from quiltwork.compose.method import FEATURES, Histograms, chosen, histogram_of, slot_weights
 from quiltwork.compose.parts import body, ffn_tensors, router_tensors
 from quiltwork.contribution.sealed import Contribution
-from quiltwork.errors import InvalidOption, MissingPart
+from quiltwork.errors import InvalidOption, MissingPart, TensorMismatch
 from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.models.assembly import Evidence, Experts, Members, Rows
 from quiltwork.models.base import Base
@@ -45,9 +45,7 @@ class LearnedRows:
 
     def __post_init__(self) -> None:
         if self.top_k is not None and self.top_k < 1:
-            raise InvalidOption(
-                f"top_k={self.top_k}", why="at least one expert must answer", mend="Choose 1 or more."
-            )
+            raise InvalidOption(f"top_k={self.top_k}", why="at least one expert must answer", mend="Choose 1 or more.")
 
 
 @dataclass(frozen=True)
@@ -55,15 +53,18 @@ class PrefixEvidence:
     """Router by naive Bayes over the prefix.
 
     Attributes:
+        features: read a text as ``"bigrams"`` or as ``"tokens"``. Bigrams tell parties apart sooner; tokens are the
+            better choice when histograms are released under differential privacy.
         temperature: divides log-likelihoods; above one trusts them less.
         half_life: tokens after which a token's evidence counts half; None never forgets.
-        floor: if given, a hypothesis "none of them" that gives every token exp(floor) times the uniform probability;
+        floor: if given, a hypothesis "none of them" that gives every symbol exp(floor) times the uniform probability;
             text that no party's histogram explains better is answered by the base.
         top_k: experts a token; None means all for ffn experts (mixing) and one for full experts (selection).
         minimum_weight: weights below it are dropped, so that their experts need not run.
-        smoothing: pseudo-count of every token in the histograms.
+        smoothing: pseudo-count of every symbol in the histograms.
     """
 
+    features: Literal["tokens", "bigrams"] = "bigrams"
     temperature: float = 1.0
     half_life: float | None = None
     floor: float | None = None
@@ -72,13 +73,13 @@ class PrefixEvidence:
     smoothing: float = 0.5
 
     def __post_init__(self) -> None:
-        check_settings(
-            temperature=self.temperature, half_life=self.half_life, minimum_weight=self.minimum_weight
-        )
-        if self.top_k is not None and self.top_k < 1:
+        if self.features not in FEATURES:
             raise InvalidOption(
-                f"top_k={self.top_k}", why="at least one expert must answer", mend="Choose 1 or more."
+                f"features={self.features!r}", why="there are no such features", mend="Use 'tokens' or 'bigrams'."
             )
+        check_settings(temperature=self.temperature, half_life=self.half_life, minimum_weight=self.minimum_weight)
+        if self.top_k is not None and self.top_k < 1:
+            raise InvalidOption(f"top_k={self.top_k}", why="at least one expert must answer", mend="Choose 1 or more.")
         if not self.smoothing > 0:
             raise InvalidOption(
                 f"smoothing={self.smoothing}",
@@ -105,9 +106,7 @@ class MixtureOfExperts:
 
     def __post_init__(self) -> None:
         if self.scope not in ("ffn", "full"):
-            raise InvalidOption(
-                f"scope={self.scope!r}", why="there is no such scope", mend="Use 'ffn' or 'full'."
-            )
+            raise InvalidOption(f"scope={self.scope!r}", why="there is no such scope", mend="Use 'ffn' or 'full'.")
         if self.scope == "full" and isinstance(self.router, LearnedRows):
             raise InvalidOption(
                 "learned rows with full experts",
@@ -122,22 +121,16 @@ class MixtureOfExperts:
 
     def needs(self) -> frozenset[str]:
         """The scope's expert, and a histogram for evidence."""
-        return frozenset({self.scope}) | (
-            {"tokens"} if isinstance(self.router, PrefixEvidence) else frozenset()
-        )
+        return frozenset({self.scope}) | ({"tokens"} if isinstance(self.router, PrefixEvidence) else frozenset())
 
-    def assemble(
-        self, base: Base, contributions: Sequence[Contribution], public: TokenHistogram | None
-    ) -> Experts | Members:
+    def assemble(self, base: Base, contributions: Sequence[Contribution], public: Histograms) -> Experts | Members:
         """The mixture; see the module's docstring."""
         parties = chosen([c.party for c in contributions], self.include, self.weights)
         members = [c for c in contributions if c.party in parties]
         weights = slot_weights(parties, self.weights)
         if isinstance(self.router, LearnedRows):
-            return Experts(
-                body(base), self._experts(base, members), _rows(base, members, self.router, weights)
-            )
-        evidence = _evidence(members, public, self.router, weights, self.scope)
+            return Experts(body(base), self._experts(base, members), _rows(base, members, self.router, weights))
+        evidence = _evidence(base, members, public, self.router, weights, self.scope)
         if self.scope == "full":
             return Members(body(base), member_models(base, members, parties), evidence, {}, weights)
         return Experts(body(base), self._experts(base, members), evidence)
@@ -147,9 +140,7 @@ class MixtureOfExperts:
         return {c.party: ffn_tensors(c, base) for c in members}  # type: ignore[misc]
 
 
-def _rows(
-    base: Base, members: Sequence[Contribution], router: LearnedRows, weights: Mapping[str, float]
-) -> Rows:
+def _rows(base: Base, members: Sequence[Contribution], router: LearnedRows, weights: Mapping[str, float]) -> Rows:
     for contribution in members:
         method = contribution.manifest.method.ffn  # type: ignore[union-attr]
         if method is None or not method.router or (router.bias and not method.bias):
@@ -169,32 +160,52 @@ def _rows(
 
 
 def _evidence(
+    base: Base,
     members: Sequence[Contribution],
-    public: TokenHistogram | None,
+    public: Histograms,
     router: PrefixEvidence,
     weights: Mapping[str, float],
     scope: str,
 ) -> Evidence:
-    if public is None and router.floor is None:
+    histograms = {c.party: histogram_of(c, router.features) for c in members}
+    described = public.get(router.features)
+    if described is None and router.floor is None:
         raise InvalidOption(
-            "an evidence router without public text",
+            f"an evidence router without {router.features} of public text",
             why="nothing would speak for the base, and every text would go to some party",
-            mend="Give a histogram of public text, or a floor for 'none of them'.",
+            mend="Give public text, or a floor for 'none of them'.",
         )
+    symbols = _one_alphabet(histograms | ({"public text": described} if described is not None else {}))
 
     def row(histogram: TokenHistogram) -> Source:
         return Source.of(torch.from_numpy(histogram.log_probabilities(router.smoothing)).float())
 
-    top_k = router.top_k if router.top_k is not None or scope == "ffn" else 1
     return Evidence(
-        rows={c.party: row(histogram_of(c)) for c in members},
-        public=row(public) if public is not None else None,
+        rows={party: row(histogram) for party, histogram in histograms.items()},
+        public=row(described) if described is not None else None,
         settings={
+            "features": router.features,
+            "symbols": symbols,
+            "separator": base.separator,
             "floor": router.floor,
             "temperature": router.temperature,
             "half_life": router.half_life,
-            "top_k": top_k,
+            "top_k": router.top_k if router.top_k is not None or scope == "ffn" else 1,
             "minimum_weight": router.minimum_weight,
         },
         weights=weights,
     )
+
+
+def _one_alphabet(histograms: Mapping[str, TokenHistogram]) -> int:
+    """The number of symbols that all histograms share."""
+    sizes = {name: len(histogram.counts) for name, histogram in histograms.items()}
+    first, size = next(iter(sizes.items()))
+    for name, other in sizes.items():
+        if other != size:
+            raise TensorMismatch(
+                f"the histogram of {name}",
+                why=f"it has {other} cells, and that of {first} has {size}",
+                mend="Ask for histograms with the same number of cells.",
+            )
+    return size

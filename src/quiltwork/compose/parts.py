@@ -76,9 +76,7 @@ def check_tensors(contribution: Contribution, base: Base, needed: frozenset[str]
                     )
         expected_layers = {name.split(".")[2] for name in contribution.tensor_names("ffn.")}
         extra = sorted(f"ffn.layers.{n}.*" for n in expected_layers if int(n) >= base.layers)
-        _refuse_names(
-            contribution, extra, f"belongs to a layer that the base, with {base.layers} layers, has not"
-        )
+        _refuse_names(contribution, extra, f"belongs to a layer that the base, with {base.layers} layers, has not")
 
 
 def _refuse_names(contribution: Contribution, names: list[str], why: str) -> None:

@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from quiltwork.compose.method import chosen
+from quiltwork.compose.method import Histograms, chosen
 from quiltwork.compose.parts import body, full_deltas
 from quiltwork.contribution.sealed import Contribution
-from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.models.assembly import Blend
 from quiltwork.models.base import Base
 
@@ -44,7 +43,7 @@ class Soup:
         self,
         base: Base,
         contributions: Sequence[Contribution],
-        public: TokenHistogram | None,  # noqa: ARG002 - the signature of every method
+        public: Histograms,  # noqa: ARG002 - the signature of every method
     ) -> Blend:
         """The blend; one pass over the tensors when it is loaded or written."""
         parties = chosen([c.party for c in contributions], self.include, self.weights)

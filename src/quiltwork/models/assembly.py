@@ -165,9 +165,10 @@ class Evidence:
     """The prefix-evidence router's rows and settings.
 
     Attributes:
-        rows: log-probability of each token, float32 ``[V]``, per party.
+        rows: log-probability of each symbol (token or hashed bigram), float32 ``[symbols]``, per party.
         public: the same for the public text, or None.
-        settings: floor, temperature, half_life, top_k, minimum_weight (see ``EvidenceRouter``).
+        settings: features, symbols, separator, floor, temperature, half_life, top_k, minimum_weight (see
+            ``EvidenceRouter``).
         weights: slot weights by party, the base under the empty name.
     """
 
@@ -194,11 +195,9 @@ class Evidence:
         }
 
     def tensors(self, parties: tuple[str, ...]) -> dict[str, Source]:
-        """The one tensor ``evidence.rows`` ``[public + parties, V]``."""
+        """The one tensor ``evidence.rows`` ``[public + parties, symbols]``."""
         rows = ([self.public] if self.public else []) + [self.rows[p] for p in parties]
-        stacked = Source(
-            torch.float32, (len(rows), *rows[0].shape), lambda: torch.stack([r.load() for r in rows])
-        )
+        stacked = Source(torch.float32, (len(rows), *rows[0].shape), lambda: torch.stack([r.load() for r in rows]))
         return {"evidence.rows": stacked}
 
 
@@ -248,9 +247,7 @@ class Experts:
             ExportError: the public format cannot hold the router, or the model has no party left.
         """
         if not self.parties:
-            raise ExportError(
-                "a mixture of no experts", why="every party is gone", mend="Use the base itself."
-            )
+            raise ExportError("a mixture of no experts", why="every party is gone", mend="Use the base itself.")
         return self._portable() if layout == "portable" else self._native()
 
     def _portable(self) -> Checkpoint:
@@ -268,9 +265,7 @@ class Experts:
                 mend="Export native, or compose with LearnedRows(bias=False) and equal weights.",
             )
         count = 1 + len(self.parties)
-        config = moe.config(
-            self.body.config, experts=count, top_k=router.active(count), renormalise=router.renormalise
-        )
+        config = moe.config(self.body.config, experts=count, top_k=router.active(count), renormalise=router.renormalise)
         shards: dict[str, dict[str, Source]] = {SHARED: self._shared("")}
         for file, slot, ffn in self._slots():
             shards.setdefault(file, {}).update(
@@ -344,9 +339,7 @@ class Members:
         return replace(
             self,
             models={p: m for p, m in self.models.items() if p != party},
-            weighting=self.weighting.without(party)
-            if isinstance(self.weighting, Evidence)
-            else self.weighting,
+            weighting=self.weighting.without(party) if isinstance(self.weighting, Evidence) else self.weighting,
             weights={p: w for p, w in self.weights.items() if p != party},
         )
 
@@ -365,18 +358,14 @@ class Members:
         parties = self.parties
         shards: dict[str, Sources] = {SHARED: {f"members.0.{n}": s for n, s in self.body.tensors.items()}}
         for number, party in enumerate(parties):
-            shards[party_shard(party)] = {
-                f"members.{1 + number}.{n}": s for n, s in self.models[party].items()
-            }
+            shards[party_shard(party)] = {f"members.{1 + number}.{n}": s for n, s in self.models[party].items()}
         if isinstance(self.weighting, Evidence):
             settings = self.weighting.config(parties)
             shards[ROUTER] = self.weighting.tensors(parties)
         else:
             weights = [self.weights[slot] for slot in ("", *parties)]
             settings = {"kind": self.weighting, "weights": weights, **self.settings}
-        config = native_config(
-            "quiltwork_ensemble", "QuiltworkEnsembleForCausalLM", self.body, parties, settings
-        )
+        config = native_config("quiltwork_ensemble", "QuiltworkEnsembleForCausalLM", self.body, parties, settings)
         return Checkpoint(config, shards)
 
 

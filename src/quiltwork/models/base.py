@@ -160,6 +160,11 @@ class Base:
         """SHA-256 of tokenizer.json in canonical form."""
         return sha256(canonical(read_json(self.path / "tokenizer.json")))
 
+    @cached_property
+    def separator(self) -> int:
+        """The token that stands before each document."""
+        return separator_id(self.load_tokenizer())
+
     def tokenizer_files(self) -> dict[str, Path]:
         """The tokenizer's files that are there, by name."""
         return {name: self.path / name for name in _TOKENIZER_FILES if (self.path / name).is_file()}
@@ -248,9 +253,7 @@ def open_tensors(path: Path) -> dict[str, Source]:
             )
         return open_file(path / "model.safetensors")
     weight_map = read_json(index).get("weight_map", {})
-    files = {
-        name: open_file(path / name) for name in sorted(set(weight_map.values())) if Path(name).name == name
-    }
+    files = {name: open_file(path / name) for name in sorted(set(weight_map.values())) if Path(name).name == name}
     table: dict[str, Source] = {}
     for tensor, name in sorted(weight_map.items()):
         if name not in files or tensor not in files[name]:

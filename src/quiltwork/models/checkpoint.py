@@ -31,9 +31,7 @@ def portable_config(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, 
     """``config`` with every field that changed its name between transformers 4.57 and 5 written both ways."""
     settings = rope(config)
     name = str(dtype).removeprefix("torch.")
-    result = {
-        k: v for k, v in config.items() if k not in {"_name_or_path", "rope_scaling", "transformers_version"}
-    }
+    result = {k: v for k, v in config.items() if k not in {"_name_or_path", "rope_scaling", "transformers_version"}}
     result |= {
         "rope_theta": settings["rope_theta"],
         "rope_parameters": settings,

@@ -81,9 +81,7 @@ def _body(config: Mapping[str, Any], family: Family, tensors: Sources, prefix: s
     return DenseBody(config, dict(sorted(table.items())))
 
 
-def _portable_experts(
-    family: Family, config: dict[str, Any], tensors: Sources, parties: tuple[str, ...]
-) -> Experts:
+def _portable_experts(family: Family, config: dict[str, Any], tensors: Sources, parties: tuple[str, ...]) -> Experts:
     moe = family.moe
     layers, count = int(config["num_hidden_layers"]), 1 + len(parties)
     if config[moe.count_field] != count:
@@ -99,9 +97,7 @@ def _portable_experts(
         renormalise=config.get("norm_topk_prob", True) or top_k == count,
         weights=dict.fromkeys(("", *parties), 1.0),
     )
-    return Experts(
-        _body(dense, family, tensors, "", slots[0]), dict(zip(parties, slots[1:], strict=True)), router
-    )
+    return Experts(_body(dense, family, tensors, "", slots[0]), dict(zip(parties, slots[1:], strict=True)), router)
 
 
 def _native_experts(config: dict[str, Any], tensors: Sources, parties: tuple[str, ...]) -> Experts:
@@ -130,9 +126,7 @@ def _native_experts(config: dict[str, Any], tensors: Sources, parties: tuple[str
             renormalise=settings["renormalise"],
             weights=weights,
         )
-    return Experts(
-        _body(dense, family, tensors, "body.", slots[0]), dict(zip(parties, slots[1:], strict=True)), router
-    )
+    return Experts(_body(dense, family, tensors, "body.", slots[0]), dict(zip(parties, slots[1:], strict=True)), router)
 
 
 def _evidence(
@@ -140,7 +134,7 @@ def _evidence(
 ) -> Evidence:
     rows = tensors["evidence.rows"]
     public = int(settings["public"])
-    kept = ("floor", "temperature", "half_life", "top_k", "minimum_weight")
+    kept = ("features", "symbols", "separator", "floor", "temperature", "half_life", "top_k", "minimum_weight")
     return Evidence(
         rows={p: _element(rows, public + i) for i, p in enumerate(parties)},
         public=_element(rows, 0) if public else None,

@@ -47,9 +47,7 @@ class MoEFormat:
     forbidden: tuple[str, ...] = ()
     extra: tuple[tuple[str, Any], ...] = ()
 
-    def config(
-        self, dense: Mapping[str, Any], *, experts: int, top_k: int, renormalise: bool
-    ) -> dict[str, Any]:
+    def config(self, dense: Mapping[str, Any], *, experts: int, top_k: int, renormalise: bool) -> dict[str, Any]:
         """config.json of a mixture whose body is the dense model described by ``dense``.
 
         Raises:

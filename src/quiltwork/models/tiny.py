@@ -75,9 +75,7 @@ def tiny_model(family: str, size: TinySize, *, seed: int, tie: bool = True) -> P
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if family not in ("olmo2", "llama"):
-        raise InvalidOption(
-            f"family '{family}'", why="there is no tiny model of it", mend="Use 'olmo2' or 'llama'."
-        )
+        raise InvalidOption(f"family '{family}'", why="there is no tiny model of it", mend="Use 'olmo2' or 'llama'.")
     config = AutoConfig.for_model(
         family,
         vocab_size=size.vocabulary,

@@ -22,7 +22,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from quiltwork.errors import InvalidOption
 from quiltwork.models.native.config import QuiltworkEnsembleConfig
-from quiltwork.models.native.evidence import EvidenceRouter
+from quiltwork.models.native.evidence import EvidenceRouter, RouterState
 
 
 def likelihood_weights(scores: Tensor, log_prior: Tensor, temperature: float, top_k: int | None) -> Tensor:
@@ -77,10 +77,9 @@ class _Row:
 
     ids: Tensor
     caches: dict[int, DynamicCache] = field(default_factory=dict)
-    state: Tensor | None = None
-    last: Tensor | None = (
-        None  # [members, vocabulary] log-probabilities of the next token (likelihood weights)
-    )
+    router: RouterState | None = None
+    scores: Tensor | None = None  # [members] log-likelihoods of the past (likelihood weights)
+    last: Tensor | None = None  # [members, vocabulary] log-probabilities of the next token (likelihood weights)
 
 
 class EnsembleCache(Cache):
@@ -136,11 +135,9 @@ class QuiltworkEnsembleForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: QuiltworkEnsembleConfig) -> None:
         super().__init__(config)
         slots = 1 + len(config.parties)
-        self.members = nn.ModuleList(
-            AutoModelForCausalLM.from_config(config.text_config) for _ in range(slots)
-        )
+        self.members = nn.ModuleList(AutoModelForCausalLM.from_config(config.text_config) for _ in range(slots))
         self.kind = config.router["kind"]
-        self.evidence = EvidenceRouter(config.router, config.vocab_size) if self.kind == "evidence" else None
+        self.evidence = EvidenceRouter(config.router) if self.kind == "evidence" else None
         self.weighting = MemberWeights(config.router) if self.kind != "evidence" else None
         self.post_init()
         self._adopt_tied_weights()
@@ -195,9 +192,7 @@ class QuiltworkEnsembleForCausalLM(PreTrainedModel, GenerationMixin):
     def _parallel(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         if self.evidence is not None:
             return self._parallel_selected(ids, mask)
-        predictions = [
-            member(input_ids=ids, attention_mask=mask).logits.log_softmax(-1) for member in self.members
-        ]
+        predictions = [member(input_ids=ids, attention_mask=mask).logits.log_softmax(-1) for member in self.members]
         return _mix(predictions, self._weights_of_prefix(ids, mask, predictions))
 
     def _weights_of_prefix(self, ids: Tensor, mask: Tensor | None, predictions: list[Tensor]) -> Tensor:
@@ -259,13 +254,11 @@ class QuiltworkEnsembleForCausalLM(PreTrainedModel, GenerationMixin):
         start = len(row.ids)
         row.ids = torch.cat([row.ids, new])
         if self.evidence is not None:
-            weights, row.state = self.evidence(new[None], row.state, None)
+            weights, row.router = self.evidence(new[None], row.router, None)
             log_weights = weights[0].log()
             selected = [m for m in range(len(self.members)) if bool((weights[0, :, m] > 0).any())]
             predictions = {m: self._catch_up(row, m, start) for m in selected}
-            return _mix(
-                [predictions[m] for m in selected], log_weights[:, selected].to(self.members[0].dtype)
-            )
+            return _mix([predictions[m] for m in selected], log_weights[:, selected].to(self.members[0].dtype))
         answers = [self._catch_up(row, m, start) for m in range(len(self.members))]
         return _mix(answers, self._score_row(row, new, answers))
 
@@ -280,15 +273,11 @@ class QuiltworkEnsembleForCausalLM(PreTrainedModel, GenerationMixin):
         scores = torch.zeros(len(new), len(answers), device=new.device)
         if self.kind == "likelihood":
             stacked = torch.stack(answers)  # [members, tokens, vocabulary]
-            before = (
-                torch.cat([row.last[:, None], stacked[:, :-1]], dim=1)
-                if row.last is not None
-                else stacked[:, :-1]
-            )
+            before = torch.cat([row.last[:, None], stacked[:, :-1]], dim=1) if row.last is not None else stacked[:, :-1]
             scored = new if row.last is not None else new[1:]
             gained = before.gather(-1, scored.expand(len(answers), -1)[..., None]).squeeze(-1).T
             scores[len(new) - len(scored) :] = gained
-            scores = scores.cumsum(dim=0) + (row.state if row.state is not None else 0)
-            row.state, row.last = scores[-1], stacked[:, -1]
+            scores = scores.cumsum(dim=0) + (row.scores if row.scores is not None else 0)
+            row.scores, row.last = scores[-1], stacked[:, -1]
         assert self.weighting is not None
         return self.weighting(scores).log()  # type: ignore[no-any-return]

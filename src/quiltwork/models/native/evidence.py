@@ -1,47 +1,70 @@
 """The prefix-evidence router: who is likely to have written this text, judged by its tokens so far.
 
-For the tokens x_1..x_t of a sequence and hypotheses h (each party's histogram u_h, the public text's, and "none of
-them"), naive Bayes over the prefix gives
+A text is read as a sequence of symbols c_1..c_t: its tokens, or its hashed bigrams. For hypotheses h (each party's
+histogram u_h, the public text's, and "none of them"), naive Bayes over the prefix gives
 
-    log P(h | x_1..x_t) = log prior_h + sum_{s<=t} lambda^(t-s) log u_h(x_s) / temperature + const
+    log P(h | x_1..x_t) = log prior_h + sum_{s<=t} lambda^(t-s) log u_h(c_s) / temperature + const
 
 The router has no trained parameters; a party leaves it by the loss of one row. Its state is one number a hypothesis
-and sequence, so it works beside a key-value cache.
+and sequence, and the last token, so it works beside a key-value cache. Separators say nothing about who wrote a text:
+they are passed over, and the token after one is paired with it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from quiltwork.errors import InvalidOption
+from quiltwork.evidence.bigrams import cell
 from quiltwork.evidence.posterior import PrefixPosterior
+
+
+@dataclass(frozen=True)
+class RouterState:
+    """What the router remembers of a batch of sequences.
+
+    Attributes:
+        posterior: ``[batch, hypotheses]``, as ``PrefixPosterior`` keeps it.
+        last: int64 ``[batch]``, the last real token of each sequence.
+    """
+
+    posterior: Tensor
+    last: Tensor
+
+    def select(self, indices: Tensor) -> RouterState:
+        """The state of the sequences ``indices``, which may repeat."""
+        return RouterState(
+            self.posterior.index_select(0, indices.to(self.posterior.device)),
+            self.last.index_select(0, indices.to(self.last.device)),
+        )
 
 
 class EvidenceRouter(nn.Module):
     """Posterior over slots for every prefix of a sequence.
 
     Args:
-        settings: ``{"public": bool, "floor": float | None, "weights": [slot weights], "temperature": float,
-            "half_life": float | None, "top_k": int | None, "minimum_weight": float}``; ``weights`` has one entry a
-            slot, the base first.
-        vocabulary: number of tokens V.
+        settings: ``{"features": "tokens" | "bigrams", "symbols": int, "separator": int, "public": bool,
+            "floor": float | None, "weights": [slot weights], "temperature": float, "half_life": float | None,
+            "top_k": int | None, "minimum_weight": float}``; ``weights`` has one entry a slot, the base first;
+            ``symbols`` is the size of the alphabet (V, or the number of hash cells).
 
-    The buffer ``rows`` ``[public + parties, V]`` (float32) holds log u_h, the public row first when there is one.
+    The buffer ``rows`` ``[public + parties, symbols]`` (float32) holds log u_h, the public row first when there is one.
     """
 
     rows: Tensor
 
-    def __init__(self, settings: Mapping[str, Any], vocabulary: int) -> None:
+    def __init__(self, settings: Mapping[str, Any]) -> None:
         super().__init__()
         self.settings = dict(settings)
         self.slots = len(settings["weights"])
         rows = self.slots - 1 + int(settings["public"])
-        self.register_buffer("rows", torch.zeros(rows, vocabulary))
+        self.register_buffer("rows", torch.zeros(rows, settings["symbols"]))
 
     def _hypotheses(self) -> list[int]:
         """The slot that each hypothesis speaks for; the hypotheses are public, none of them, parties."""
@@ -68,7 +91,7 @@ class EvidenceRouter(nn.Module):
             half_life=self.settings["half_life"],
         )
 
-    def forward(self, ids: Tensor, state: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, ids: Tensor, state: RouterState | None, mask: Tensor | None) -> tuple[Tensor, RouterState]:
         """Mixing weights ``[batch, tokens, slots]`` and the state after the last token.
 
         Args:
@@ -77,10 +100,15 @@ class EvidenceRouter(nn.Module):
             mask: bool ``[batch, tokens]``, False where a token is padding; None if none is.
         """
         posterior = self.posterior()
+        separator = self.settings["separator"]
         if state is None:
-            state = posterior.initial_state(ids.shape[0], ids.device)
-        log_weights, state = posterior.advance(ids, state, mask)
-        return self._sparsify(log_weights.exp().float()), state
+            start = posterior.initial_state(ids.shape[0], ids.device)
+            state = RouterState(start, torch.full_like(ids[:, 0], separator))
+        real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+        before, last = _previous(ids, state.last, real)
+        symbols = cell(before, ids, self.settings["symbols"]) if self.settings["features"] == "bigrams" else ids
+        log_weights, summed = posterior.advance(symbols, state.posterior, real & (ids != separator))
+        return self._sparsify(log_weights.exp().float()), RouterState(summed, last)
 
     def _sparsify(self, weights: Tensor) -> Tensor:
         """Drop all but the top-k weights and those below the minimum; what stays sums to one."""
@@ -92,6 +120,17 @@ class EvidenceRouter(nn.Module):
         largest = kept.amax(dim=-1, keepdim=True)
         kept = kept * ((kept >= self.settings["minimum_weight"]) | (kept == largest))
         return kept / kept.sum(dim=-1, keepdim=True)
+
+
+def _previous(ids: Tensor, last: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """The real token before each token ``[batch, tokens]``, and the last real one of all ``[batch]``."""
+    places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    # 1 + the place of the newest real token up to each place; 0 where it lies before these tokens
+    newest = torch.where(real, places + 1, 0).cummax(dim=1).values
+    extended = torch.cat([last[:, None], ids], dim=1)
+    seen = torch.cat([torch.zeros_like(newest[:, :1]), newest], dim=1)
+    previous = extended.gather(1, seen)
+    return previous[:, :-1], previous[:, -1]
 
 
 def check_settings(*, temperature: float, half_life: float | None, minimum_weight: float) -> None:

@@ -18,13 +18,13 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from quiltwork.errors import InvalidOption
 from quiltwork.models.bank import ExpertBank, Mixing, RowRouter
 from quiltwork.models.native.config import QuiltworkMoEConfig
-from quiltwork.models.native.evidence import EvidenceRouter
+from quiltwork.models.native.evidence import EvidenceRouter, RouterState
 
 
 class RoutedCache(DynamicCache):
-    """A key-value cache that carries the evidence router's state, ``[batch, hypotheses]``."""
+    """A key-value cache that carries the evidence router's state."""
 
-    router_state: Tensor | None = None
+    router_state: RouterState | None = None
 
     @property
     def is_compileable(self) -> bool:
@@ -34,22 +34,24 @@ class RoutedCache(DynamicCache):
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follow the beams that beam search kept."""
         super().reorder_cache(beam_idx)
-        self.batch_state(lambda state: state.index_select(0, beam_idx.to(state.device)))
+        self._select(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every sequence of the batch."""
         super().batch_repeat_interleave(repeats)
-        self.batch_state(lambda state: state.repeat_interleave(repeats, dim=0))
+        self._select(torch.arange(self._batch()).repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep some sequences of the batch."""
         super().batch_select_indices(indices)
-        self.batch_state(lambda state: state[indices])
+        self._select(torch.arange(self._batch())[indices.cpu()])
 
-    def batch_state(self, change: Any) -> None:
-        """Apply ``change`` to the state, if there is one yet."""
+    def _batch(self) -> int:
+        return len(self.router_state.last) if self.router_state is not None else 0
+
+    def _select(self, indices: Tensor) -> None:
         if self.router_state is not None:
-            self.router_state = change(self.router_state)
+            self.router_state = self.router_state.select(indices)
 
     def crop(self, *_: Any, **__: Any) -> None:
         """Refused: evidence is summed up and cannot be rewound."""
@@ -74,9 +76,7 @@ class QuiltworkMoEForCausalLM(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.body = AutoModelForCausalLM.from_config(config.text_config)
         settings = dict(config.router)
-        self.evidence = (
-            EvidenceRouter(settings, config.vocab_size) if settings["kind"] == "evidence" else None
-        )
+        self.evidence = EvidenceRouter(settings) if settings["kind"] == "evidence" else None
         self.mixing = Mixing()
         for layer in self.body.model.layers:
             layer.mlp = self._bank(layer.mlp, settings)
@@ -89,9 +89,7 @@ class QuiltworkMoEForCausalLM(PreTrainedModel, GenerationMixin):
             return ExpertBank(experts, self.mixing)
         top_k = min(settings["top_k"] or slots, slots)
         hidden = self.config.text_config.hidden_size
-        router = RowRouter(
-            hidden, slots, top_k=top_k, renormalise=settings["renormalise"], bias=settings["bias"]
-        )
+        router = RowRouter(hidden, slots, top_k=top_k, renormalise=settings["renormalise"], bias=settings["bias"])
         return ExpertBank(experts, router)
 
     def _init_weights(self, module: torch.nn.Module) -> None:
@@ -140,9 +138,7 @@ class QuiltworkMoEForCausalLM(PreTrainedModel, GenerationMixin):
             self.mixing.weights = None
         return output  # type: ignore[no-any-return]
 
-    def _route(
-        self, ids: Tensor | None, mask: Tensor | None, cache: Any, use_cache: bool
-    ) -> tuple[Any, Tensor]:
+    def _route(self, ids: Tensor | None, mask: Tensor | None, cache: Any, use_cache: bool) -> tuple[Any, Tensor]:
         if ids is None:
             raise InvalidOption(
                 "inputs_embeds",

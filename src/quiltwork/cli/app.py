@@ -1,0 +1,46 @@
+"""The command and its verbs."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from quiltwork.cli import compose, contribute, demo, evaluate, generate, inspect, remove, report
+from quiltwork.errors import QuiltworkError
+
+app = typer.Typer(
+    name="quiltwork",
+    help="Train apart. Compose together. Only what was declared leaves.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+for verb in (demo, contribute, inspect, compose, remove, evaluate, report, generate):
+    app.command(verb.NAME, help=verb.HELP, epilog=verb.EXAMPLES)(verb.run)
+
+
+def _quiet_libraries() -> None:
+    """No telemetry, no network and no progress bars of their own from the libraries behind the verbs."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def main() -> None:
+    """Entry point of the command."""
+    _quiet_libraries()
+    try:
+        app()
+    except QuiltworkError as error:
+        print(f"refused: {error.what}\n  why:   {error.why}\n  mend:  {error.mend}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-written is left behind", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,131 @@
+"""``quiltwork contribute``: train next to the data and write what leaves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quiltwork.cli.inputs import print_json, say
+
+NAME = "contribute"
+HELP = """Train on your own data, here, and write one contribution directory.
+
+Nothing but that directory is meant to leave: look at it with `quiltwork inspect` before you hand it over."""
+EXAMPLES = """Examples:
+
+`quiltwork contribute --base BASE --data notes/ --party acme --out acme`
+
+`quiltwork contribute --base BASE --data a.jsonl --data b.parquet --text-field body --party acme --out acme
+--scope ffn --scope full --steps 500 --tokens gaussian:epsilon=8,delta=1e-6 --bigrams none --confine`
+
+An interrupted run goes on when the same command is given again."""
+
+
+def run(
+    base: Annotated[Path, typer.Option(help="Directory of the public base checkpoint.")],
+    data: Annotated[list[Path], typer.Option(help="Text, JSON lines or Parquet; a file or directory. Repeatable.")],
+    party: Annotated[str, typer.Option(help="Your name in the composed model: a-z, 0-9, - and _.")],
+    out: Annotated[Path, typer.Option(help="Directory to write.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="ffn, full, or none (statistics only). Repeatable. [default: ffn]")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Optimiser steps for each scope.")] = 200,
+    batch_size: Annotated[int, typer.Option(help="Sequences a step.")] = 16,
+    sequence_length: Annotated[int, typer.Option(help="Tokens a sequence.")] = 192,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    accumulation: Annotated[int, typer.Option(help="Micro-batches a step, to save memory.")] = 1,
+    precision: Annotated[str, typer.Option(help="Mixed precision: no, bf16 or fp16.")] = "no",
+    save_every: Annotated[int, typer.Option(help="Steps between saved states.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of order and initialisation.")] = 0,
+    anchor_share: Annotated[
+        float, typer.Option(help="ffn: share of sequences trained beside the base's own FFN; 0 learns no router.")
+    ] = 0.5,
+    bias: Annotated[float | None, typer.Option(help="ffn: initial negative router bias, e.g. -0.1.")] = None,
+    delta_dtype: Annotated[str, typer.Option(help="full: type of the differences: base, float32, bfloat16.")] = "base",
+    tokens: Annotated[
+        str,
+        typer.Option(
+            help="Token histogram: none, exact, min-count:5, laplace:epsilon=1, gaussian:epsilon=8,delta=1e-6."
+        ),
+    ] = "exact",
+    bigrams: Annotated[str, typer.Option(help="Histogram of hashed bigrams: as for --tokens.")] = "exact",
+    moments: Annotated[str, typer.Option(help="Residual moments: none, diagonal or full.")] = "none",
+    losses: Annotated[bool, typer.Option(help="State first and last training loss.")] = True,
+    licence: Annotated[str, typer.Option(help="Licence of the contribution (SPDX).")] = "LicenseRef-unstated",
+    card: Annotated[Path | None, typer.Option(help="File with free text for whoever composes.")] = None,
+    text_field: Annotated[str, typer.Option(help="Field or column that holds the text.")] = "text",
+    confine: Annotated[
+        bool, typer.Option(help="Seal this process: it can open the base, the data and its outputs, nothing else.")
+    ] = False,
+    state: Annotated[Path | None, typer.Option(help="Where training keeps its state. [default: OUT.state]")] = None,
+    cpu: Annotated[bool, typer.Option(help="Do not use an accelerator.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing contribution.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train on your own data, here, and write one contribution directory."""
+    state = state or out.with_name(out.name + ".state")
+    text = card.read_text(encoding="utf-8") if card else ""
+    sealing = _confine(base, data, out, state) if confine else "off"
+    say(f"confinement: {sealing}")
+    from quiltwork.contribution.describe import describe
+    from quiltwork.evidence.release import release_rule
+    from quiltwork.models.base import open_base
+    from quiltwork.party.contribute import Order, contribute, moments_by_name, scope_by_name
+    from quiltwork.party.fragment import open_fragment
+    from quiltwork.party.scopes import FFNScope, FullScope
+    from quiltwork.party.training import TrainingPlan
+
+    ffn = FFNScope(anchor_share=anchor_share, bias=bias)
+    full = FullScope(dtype=delta_dtype)
+    names = [name for name in (scope or ["ffn"]) if name != "none"]
+    order = Order(
+        party=party,
+        scopes=tuple(scope_by_name(name, ffn, full) for name in names),
+        plan=TrainingPlan(
+            steps=steps,
+            batch_size=batch_size,
+            sequence_length=sequence_length,
+            learning_rate=learning_rate,
+            accumulation=accumulation,
+            precision=precision,
+            seed=seed,
+            save_every=save_every,
+        ),
+        tokens=None if tokens == "none" else release_rule(tokens),
+        bigrams=None if bigrams == "none" else release_rule(bigrams),
+        moments=moments_by_name(moments),
+        report_losses=losses,
+        licence=licence,
+        card=text,
+    )
+    fragment = open_fragment(data, text_field=text_field)
+    contribution = contribute(
+        open_base(base), fragment, out, order, state_dir=state, overwrite=overwrite, force_cpu=cpu
+    )
+    if json:
+        print_json(describe(contribution) | {"path": str(out), "confinement": sealing})
+        return
+    say(f"wrote {out}: {contribution.bytes:,} bytes, {contribution.digest}")
+    say(f"look at it before it leaves: quiltwork inspect {out}")
+
+
+def _confine(base: Path, data: list[Path], out: Path, state: Path) -> str:
+    """Seal the process; heavy imports come first, since some look for temporary directories when imported."""
+    import accelerate  # noqa: F401
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
+
+    from quiltwork.files import storage_error
+    from quiltwork.party.confine import confine
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(out, error) from error
+    os.environ["TMPDIR"] = str(state.resolve())
+    sealed = confine([base, *data], [out.parent, state])
+    return f"{sealed.level} ({sealed.detail})"

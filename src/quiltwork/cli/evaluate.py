@@ -1,0 +1,165 @@
+"""``quiltwork evaluate``: the score matrix of models on held-out text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quiltwork.cli.inputs import documents_of, named_paths, print_json, read_contributions, say
+from quiltwork.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from quiltwork.composite import Composite
+    from quiltwork.evaluate.scores import Scores
+    from quiltwork.models.base import Base
+
+NAME = "evaluate"
+HELP = """Score composed models on held-out text, in bits per byte: lower is better.
+
+Rows: the public base, each composed model, each party alone (with --contribution), each model without each party (with
+--leave-one-out). An owner who may not share held-out text runs this at home, on its own text only, and hands over the
+numbers: `quiltwork report` merges them."""
+EXAMPLES = """Examples:
+
+`quiltwork evaluate composed native --base BASE --party acme=acme-test.txt --public wiki=wiki.txt --out scores.json`
+
+`quiltwork evaluate native --base BASE --party acme=test/ --contribution acme --contribution globex --json`"""
+
+
+def run(
+    models: Annotated[list[Path], typer.Argument(help="Composed checkpoints, or NAME=DIRECTORY.")],
+    base: Annotated[Path, typer.Option(help="Directory of the public base checkpoint.")],
+    party: Annotated[list[str] | None, typer.Option(help="PARTY=held-out text. Repeatable.")] = None,
+    public: Annotated[list[str] | None, typer.Option(help="DOMAIN=held-out public text. Repeatable.")] = None,
+    contribution: Annotated[
+        list[Path] | None, typer.Option(help="Contributions, for the rows of each party alone. Repeatable.")
+    ] = None,
+    leave_one_out: Annotated[
+        list[str] | None, typer.Option(help="Also score this model without each party. Repeatable.")
+    ] = None,
+    max_length: Annotated[int, typer.Option(help="Tokens a window.")] = 192,
+    max_bytes: Annotated[int | None, typer.Option(help="Score at most so much text a domain.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Windows at a time.")] = 16,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps, ...")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="Score file to write.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+) -> None:
+    """Score composed models on held-out text."""
+    if not party and not public:
+        raise typer.BadParameter("give held-out text with --party NAME=PATH or --public NAME=PATH")
+    from quiltwork.evaluate.matrix import Candidates, HeldOut, score_matrix
+    from quiltwork.evaluate.scores import save_scores
+    from quiltwork.models.base import open_base, separator_id
+
+    opened = open_base(base)
+    tokenizer = opened.load_tokenizer()
+    parties, publics = named_paths(party or [], "--party"), named_paths(public or [], "--public")
+    domains = {name: documents_of(paths, max_bytes) for name, paths in (parties | publics).items()}
+    methods, others = _models(models, opened)
+    alone = _alone(contribution or [], opened, tuple(parties))
+    scores = score_matrix(
+        Candidates(
+            base=opened.load_model,
+            methods=methods,
+            alone=alone,
+            leave_one_out=_known(leave_one_out or [], methods),
+            others=others,
+        ),
+        tokenizer,
+        HeldOut(domains, tuple(parties), max_length, batch_size),
+        prefix=separator_id(tokenizer),
+        sample_methods=tuple(methods),
+        device=device,
+        on_row=lambda row: say(f"scoring {row}"),
+    ).model_copy(update={"base": opened.digest})
+    if out is not None:
+        save_scores(scores, out)
+        say(f"wrote {out}")
+    if json:
+        print(scores.to_json())
+    else:
+        print_scores(scores)
+
+
+def _models(paths: list[Path], base: Base) -> tuple[dict[str, Composite], dict[str, Callable[[], Any]]]:
+    """Composites that come apart, by name; and dense ones, as loaders."""
+    from quiltwork.composite import PROVENANCE, open_composite
+    from quiltwork.errors import ExportError
+    from quiltwork.models.base import open_base, read_json
+
+    methods: dict[str, Composite] = {}
+    others: dict[str, Callable[[], Any]] = {}
+    for argument in paths:
+        name, _, rest = str(argument).rpartition("=")
+        path = Path(rest)
+        known = read_json(path / PROVENANCE).get("method") if (path / PROVENANCE).is_file() else None
+        name = name or str(known or path.name)
+        if name in methods or name in others or name == "base":
+            raise InvalidOption(
+                f"model '{name}'", why="two rows would have that name", mend="Name them: NAME=DIRECTORY."
+            )
+        try:
+            if known is None:
+                raise ExportError(str(path), why="it is no composite", mend="")
+            methods[name] = open_composite(path)
+        except ExportError:
+            dense = open_base(path)
+            if dense.tokenizer_digest != base.tokenizer_digest:
+                raise InvalidOption(
+                    f"model '{path}'", why="its tokenizer is not the base's", mend="Evaluate it against its own base."
+                ) from None
+            others[name] = dense.load_model
+    return methods, others
+
+
+def _alone(paths: list[Path], base: Base, parties: tuple[str, ...]) -> dict[str, Composite]:
+    from quiltwork.compose.alone import Alone
+    from quiltwork.compose.method import compose
+
+    contributions = [c for c in read_contributions(paths) if c.kind == "expert" and c.party in parties]
+    return {c.party: compose([c], Alone("full" if "full" in c.parts else "ffn"), base) for c in contributions}
+
+
+def _known(names: list[str], methods: dict[str, Composite]) -> list[str]:
+    for name in names:
+        if name not in methods:
+            raise InvalidOption(
+                f"--leave-one-out {name}",
+                why="no composite of that name from which a party can be taken is evaluated",
+                mend=f"Choose among: {', '.join(methods) or 'none'}.",
+            )
+    return names
+
+
+def print_scores(scores: Scores) -> None:
+    """The matrix as a table for people, best value of a column in bold, and a verdict for each party."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from quiltwork.evaluate import insight
+
+    rows = [(name, row) for name, row in scores.methods.items()]
+    rows += [(f"{p} alone", row) for p, row in scores.alone.items()]
+    best = {d: min(row.domains[d].bpb for _, row in rows if d in row.domains) for d in scores.domains}
+    table = Table(title="bits per byte on held-out text (lower is better)")
+    table.add_column("model")
+    for domain in scores.domains:
+        table.add_column(domain, justify="right")
+    table.add_column("parties", justify="right")
+    table.add_column("active", justify="right")
+    for name, row in rows:
+        cells = [f"{row.domains[d].bpb:.3f}" if d in row.domains else "" for d in scores.domains]
+        marked = [
+            f"[bold]{c}[/bold]" if c and row.domains[d].bpb == best[d] else c
+            for c, d in zip(cells, scores.domains, strict=True)
+        ]
+        own = [row.domains[p].bpb for p in scores.parties if p in row.domains]
+        mean = f"{sum(own) / len(own):.3f}" if own else ""
+        table.add_row(name, *marked, mean, f"{row.active_params / 1e6:.2f} M")
+    console = Console()
+    console.print(table)
+    for sentence in insight.verdicts(scores):
+        console.print(sentence, markup=False)

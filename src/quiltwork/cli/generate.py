@@ -1,0 +1,115 @@
+"""``quiltwork generate``: text from a base or composed model, and who wrote it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quiltwork.cli.inputs import print_json
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+NAME = "generate"
+HELP = """Continue a prompt with a base or composed model.
+
+With --experts each token is coloured by the party whose expert had the largest weight in choosing it."""
+EXAMPLES = """Examples:
+
+`quiltwork generate native --prompt "def read(" --experts`
+
+`quiltwork generate composed --prompt "The patient" --max-new-tokens 80 --temperature 0.8 --seed 1`"""
+_COLOURS = ("white", "cyan", "yellow", "magenta", "green", "blue", "red")
+
+
+def run(
+    model: Annotated[Path, typer.Argument(help="A checkpoint directory.")],
+    prompt: Annotated[str, typer.Option(help="Text to continue.")],
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens to add at most.")] = 60,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    experts: Annotated[bool, typer.Option(help="Show whose expert answered each token.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps, ...")] = "cpu",
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Continue a prompt with a base or composed model."""
+    if max_new_tokens < 1 or temperature < 0:
+        raise typer.BadParameter("--max-new-tokens must be positive and --temperature not negative")
+    import torch
+
+    from quiltwork.models.base import load_tokenizer, separator_id
+
+    tokenizer: Any = load_tokenizer(model)
+    network, slots = _load(model)
+    network = network.to(device).eval()
+    start = [separator_id(tokenizer), *tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]]
+    torch.manual_seed(seed)
+    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    ids = torch.tensor([start], device=device)
+    with torch.no_grad():
+        sequence = network.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            pad_token_id=separator_id(tokenizer),
+            **sampling,
+        )[0]
+    text = tokenizer.decode(sequence[len(start) :], skip_special_tokens=True)
+    shown = _answered(network, tokenizer, sequence, len(start), slots) if slots and (experts or json) else []
+    if json:
+        print_json({"prompt": prompt, "text": text, "tokens": shown})
+    elif shown:
+        _print_coloured(prompt, shown, slots)
+    else:
+        print(prompt + text)
+
+
+def _load(path: Path) -> tuple[Any, tuple[str, ...]]:
+    """The model, and the names of its slots if it has a router."""
+    from quiltwork.composite import PROVENANCE, open_composite
+    from quiltwork.errors import ExportError
+    from quiltwork.models.base import open_base
+
+    if (path / PROVENANCE).is_file():
+        try:
+            composite = open_composite(path)
+        except ExportError:
+            return open_base(path).load_model(), ()
+        return composite.model(), composite.slots
+    return open_base(path).load_model(), ()
+
+
+def _answered(model: Any, tokenizer: Any, sequence: Any, start: int, slots: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Each new token with the slot of largest weight in predicting it."""
+    import torch
+
+    from quiltwork.evaluate.trace import Trace
+
+    with Trace(model) as trace, torch.no_grad():
+        trace.begin_batch(torch.ones(1, len(sequence) - 1, dtype=torch.long), 1)
+        model(input_ids=sequence[None, :-1], use_cache=False)
+    weights = torch.stack(trace.weights).mean(dim=0)[0, start - 1 :]
+    best = weights.argmax(dim=-1).tolist()
+    return [
+        {"text": tokenizer.decode([int(token)]), "slot": slots[slot], "weight": round(float(share[slot]), 4)}
+        for token, slot, share in zip(sequence[start:], best, weights, strict=True)
+    ]
+
+
+def _print_coloured(prompt: str, shown: list[dict[str, Any]], slots: tuple[str, ...]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    colour = {slot: _COLOURS[i % len(_COLOURS)] for i, slot in enumerate(slots)}
+    text: Text = Text(prompt, style="dim")
+    for token in shown:
+        text.append(token["text"], style=colour[token["slot"]])
+    console = Console()
+    console.print(text)
+    legend = Text()
+    for slot in slots:
+        legend.append(f" {slot} ", style=f"reverse {colour[slot]}")
+        legend.append(" ")
+    console.print(legend)

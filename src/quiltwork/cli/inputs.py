@@ -1,0 +1,102 @@
+"""What several verbs read in the same way: ``NAME=VALUE`` arguments, contributions, public text."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quiltwork.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from quiltwork.compose.method import Histograms
+    from quiltwork.contribution.sealed import Contribution
+    from quiltwork.models.base import Base
+
+
+def named(argument: str, what: str) -> tuple[str, str]:
+    """Split ``NAME=VALUE``.
+
+    Raises:
+        InvalidOption: there is no ``=``, or a side of it is empty.
+    """
+    name, equals, value = argument.partition("=")
+    if not (name and equals and value):
+        raise InvalidOption(
+            f"{what} '{argument}'", why="it is not of the form NAME=VALUE", mend=f"Write {what} NAME=VALUE."
+        )
+    return name, value
+
+
+def named_paths(arguments: Sequence[str], what: str) -> dict[str, list[Path]]:
+    """Paths by name; a name given several times has several paths."""
+    table: dict[str, list[Path]] = {}
+    for argument in arguments:
+        name, value = named(argument, what)
+        table.setdefault(name, []).append(Path(value))
+    return table
+
+
+def weights(arguments: Sequence[str]) -> dict[str, float]:
+    """``PARTY=WEIGHT`` arguments.
+
+    Raises:
+        InvalidOption: a weight is not a number.
+    """
+    table = {}
+    for argument in arguments:
+        name, value = named(argument, "--weight")
+        try:
+            table[name] = float(value)
+        except ValueError:
+            raise InvalidOption(
+                f"--weight '{argument}'", why="the weight is not a number", mend="Write --weight PARTY=0.5, say."
+            ) from None
+    return table
+
+
+def read_contributions(paths: Sequence[Path], max_bytes: int | None = None) -> list[Contribution]:
+    """Read and verify contributions."""
+    from quiltwork.contribution.store import read
+
+    return [read(path, max_bytes=max_bytes) for path in paths]
+
+
+def public_text(paths: Sequence[Path], base: Base) -> Histograms | Contribution | None:
+    """What describes public text: a contribution with histograms, or text files to count here."""
+    from quiltwork.contribution.manifest import FILE
+    from quiltwork.contribution.store import read
+    from quiltwork.party.contribute import text_histograms
+    from quiltwork.party.fragment import open_fragment
+
+    if not paths:
+        return None
+    if len(paths) == 1 and (paths[0] / FILE).exists():
+        return read(paths[0])
+    return text_histograms(base, open_fragment(list(paths)))
+
+
+def documents_of(paths: Sequence[Path], limit: int | None = None) -> list[str]:
+    """Documents of some files, at most ``limit`` bytes of them."""
+    from quiltwork.party.fragment import open_fragment
+
+    taken: list[str] = []
+    size = 0
+    for document in open_fragment(list(paths)).documents():
+        if limit is not None and taken and size + len(document.encode()) > limit:
+            break
+        taken.append(document)
+        size += len(document.encode())
+    return taken
+
+
+def print_json(value: Any) -> None:
+    """A result for programs, on standard output."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def say(text: str) -> None:
+    """A note for people, on standard error."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,98 @@
+"""``quiltwork inspect``: what a contribution or a composed model holds, checked in full."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from quiltwork.cli.inputs import print_json
+
+NAME = "inspect"
+HELP = """Check a contribution in full and say what it holds, what left its party, and at what privacy price.
+
+Also shows the provenance of a composed model."""
+EXAMPLES = """Examples:
+
+`quiltwork inspect acme`
+
+`quiltwork inspect composed --json`"""
+
+
+def run(
+    directory: Annotated[Path, typer.Argument(help="A contribution or a composed checkpoint.")],
+    delta: Annotated[float, typer.Option(help="Delta at which epsilons are stated.")] = 1e-6,
+    max_bytes: Annotated[int | None, typer.Option(help="Refuse a contribution larger than this.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Check a contribution in full and say what it holds."""
+    from quiltwork.composite import PROVENANCE
+
+    if (directory / PROVENANCE).is_file():
+        result = _composite(directory)
+    else:
+        result = _contribution(directory, delta, max_bytes)
+    if json:
+        print_json(result)
+    else:
+        _print(result)
+
+
+def _contribution(directory: Path, delta: float, max_bytes: int | None) -> dict[str, Any]:
+    from quiltwork.contribution.describe import describe
+    from quiltwork.contribution.store import read
+    from quiltwork.privacy.accountant import price
+
+    contribution = read(directory, max_bytes=max_bytes)
+    events = contribution.manifest.privacy
+    prices = {name: price([e for e in events if e.released == name], delta=delta) for name in _released(events)}
+    finite = {name: epsilon if math.isfinite(epsilon) else None for name, epsilon in prices.items()}
+    return describe(contribution) | {"epsilon": finite, "delta": delta}
+
+
+def _released(events: Any) -> list[str]:
+    return list(dict.fromkeys(event.released for event in events))
+
+
+def _composite(directory: Path) -> dict[str, Any]:
+    from quiltwork.composite import PROVENANCE, Provenance
+    from quiltwork.models.base import read_json
+
+    value = read_json(directory / PROVENANCE)
+    Provenance.from_json(value, directory / PROVENANCE)
+    return value
+
+
+def _print(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in result.items():
+        if name == "epsilon":
+            for part, epsilon in value.items():
+                bound = f"epsilon {epsilon:.3g} at delta {result['delta']:g}" if epsilon is not None else "no bound"
+                table.add_row(f"privacy of {part}", bound)
+        elif name not in ("delta", "format", "privacy", "releases"):
+            table.add_row(name, Text(_words(value)))
+    console.print(table)
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{k}: {_inline(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return "\n".join(_inline(v) for v in value) or "none"
+    return _inline(value)
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_inline(v)}" for k, v in value.items())
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

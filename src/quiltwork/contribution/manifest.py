@@ -1,0 +1,203 @@
+"""The manifest: contribution.json, everything a contribution says about itself.
+
+The bytes are the canonical JSON of the fields, and the contribution's name is a digest over them::
+
+    digest = sha256(encode(fields without "digest"))
+    bytes  = encode(fields)
+
+The payload's digests are fields, so the one digest covers every byte of the directory. It gives integrity,
+and not authorship: whoever changes a contribution can compute a new digest, but then it is another
+contribution.
+
+Reading goes from the outside in: JSON, then ``format``, ``version`` and ``kind`` (so that a newer
+contribution is called unsupported and not broken), then the schema, the spelling and the digest. Whether the
+declared payload is the one that kind and statistics require is the business of ``declared``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError
+
+from quiltwork.contribution import header
+from quiltwork.contribution.canonical import decode, encode, shown
+from quiltwork.contribution.kinds import Dtype, ExpertMethod, Statistic, StatisticsMethod
+from quiltwork.errors import AlteredContribution, MalformedContribution, UnsupportedContribution
+from quiltwork.privacy.events import Event, Label, Record, printable
+
+FILE = "contribution.json"
+MAX_BYTES = 4 * 2**20
+REWRITE = "The party must write the contribution again with quiltwork; docs/format.md lists the rules."
+
+Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+PartyName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}\.safetensors$")]
+TensorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,255}$")]
+Short = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(printable)]
+Card = Annotated[str, StringConstraints(max_length=100_000), AfterValidator(printable)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class BaseReference(Record):
+    """The public model that the party started from.
+
+    Attributes:
+        digest: of the base checkpoint.
+        family: its architecture, e.g. ``"olmo2"``.
+        vocabulary_size: number of tokens.
+        tokenizer: digest of the tokenizer.
+    """
+
+    digest: Digest
+    family: Label
+    vocabulary_size: Annotated[int, Field(ge=1, le=2**24)]
+    tokenizer: Digest
+
+
+class TensorEntry(Record):
+    """One tensor of the payload; ``digest`` is over its little-endian bytes."""
+
+    dtype: Dtype
+    shape: Annotated[tuple[Positive, ...], Field(max_length=header.MAX_RANK)]
+    digest: Digest
+
+
+class PayloadFile(Record):
+    """One file of the payload: size in bytes, digest over all of them, and its tensors."""
+
+    bytes: Positive
+    digest: Digest
+    tensors: Annotated[dict[TensorName, TensorEntry], Field(min_length=1, max_length=10_000)]
+
+    def types(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """``{name: (dtype, shape)}``, what the safetensors header is made of."""
+        return {name: (entry.dtype, entry.shape) for name, entry in self.tensors.items()}
+
+
+class TrainingSummary(Record):
+    """How the weights were trained.
+
+    Attributes:
+        steps: optimiser steps.
+        tokens: tokens seen, repetitions counted.
+        sequence_length: tokens in a sequence.
+        batch_size: sequences in a step.
+        learning_rate: the peak.
+        seed: of order and initialisation.
+        seconds: wall time.
+        loss_first: loss at the first step, in nats a token; a function of private text.
+        loss_last: loss at the last step, likewise.
+        software: name to version.
+    """
+
+    steps: Count
+    tokens: Count
+    sequence_length: Positive
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(ge=0)]
+    seed: int
+    seconds: Annotated[float, Field(ge=0)]
+    loss_first: float | None = None
+    loss_last: float | None = None
+    software: Annotated[dict[Short, Short], Field(max_length=64)]
+
+
+class ManifestFields(Record):
+    """What every kind declares."""
+
+    format: Literal["quiltwork-contribution"] = "quiltwork-contribution"
+    version: Literal[1] = 1
+    party: PartyName
+    base: BaseReference
+    payload: Annotated[dict[FileName, PayloadFile], Field(max_length=8)]
+    training: TrainingSummary | None = None
+    statistics: Annotated[tuple[Statistic, ...], Field(max_length=16)] = ()
+    privacy: Annotated[tuple[Event, ...], Field(max_length=256)] = ()
+    licence: Short
+    card: Card = ""
+    digest: Digest
+
+
+class ExpertManifest(ManifestFields):
+    """Kind ``expert``."""
+
+    kind: Literal["expert"] = "expert"
+    method: ExpertMethod
+
+
+class StatisticsManifest(ManifestFields):
+    """Kind ``statistics``."""
+
+    kind: Literal["statistics"] = "statistics"
+    method: StatisticsMethod
+
+
+Manifest: TypeAlias = ExpertManifest | StatisticsManifest
+MANIFESTS: dict[str, type[ExpertManifest] | type[StatisticsManifest]] = {
+    "expert": ExpertManifest,
+    "statistics": StatisticsManifest,
+}
+
+
+def canonical_bytes(manifest: Manifest) -> bytes:
+    """The one spelling of a manifest."""
+    return encode(manifest.model_dump(mode="json"))
+
+
+def digest_of(manifest: Manifest) -> str:
+    """The contribution's name: SHA-256 over the canonical bytes of all fields but ``digest``."""
+    return "sha256:" + hashlib.sha256(encode(manifest.model_dump(mode="json", exclude={"digest"}))).hexdigest()
+
+
+def parse(data: bytes) -> Manifest:
+    """Read the bytes of contribution.json and check them against schema, spelling and digest.
+
+    Raises:
+        MalformedContribution: the bytes do not follow docs/format.md.
+        UnsupportedContribution: a version or kind that this installation does not know.
+        AlteredContribution: the fields do not match the digest.
+    """
+    kind = _recognise(decode(data, FILE))
+    try:
+        manifest = MANIFESTS[kind].model_validate_json(data)
+    except ValidationError as error:
+        raise schema_refusal(error) from error
+    if canonical_bytes(manifest) != data:
+        raise MalformedContribution(FILE, why="its bytes are not the canonical spelling of its fields", mend=REWRITE)
+    if digest_of(manifest) != manifest.digest:
+        raise AlteredContribution(
+            f"'digest' in {FILE}",
+            why="it is not the digest of the other fields, so one of them was changed",
+            mend="Fetch the contribution again from its party.",
+        )
+    return manifest
+
+
+def _recognise(value: object) -> str:
+    """The kind, once format, version and kind are known to be ours."""
+    if not isinstance(value, dict) or value.get("format") != "quiltwork-contribution":
+        raise MalformedContribution(FILE, why="'format' is not 'quiltwork-contribution'", mend=REWRITE)
+    version, kind = value.get("version"), value.get("kind")
+    if type(version) is not int:
+        raise MalformedContribution(f"'version' in {FILE}", why="it is not an integer", mend=REWRITE)
+    if not isinstance(kind, str):
+        raise MalformedContribution(f"'kind' in {FILE}", why="it is not a string", mend=REWRITE)
+    mend = "Upgrade quiltwork, or ask the party for a contribution that this version reads."
+    if version != 1:
+        raise UnsupportedContribution(f"version {version}", why="this installation reads version 1", mend=mend)
+    if kind not in MANIFESTS:
+        known = " and ".join(f"'{name}'" for name in MANIFESTS)
+        raise UnsupportedContribution(f"kind {shown(kind)}", why=f"this installation knows {known}", mend=mend)
+    return kind
+
+
+def schema_refusal(error: ValidationError) -> MalformedContribution:
+    """The first broken field, named."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "the whole"
+    # some messages of the schema quote the stranger's value
+    why = "".join(character if character.isprintable() else "?" for character in first["msg"][:300])
+    return MalformedContribution(f"field {shown(field, 200)} in {FILE}", why=why, mend=REWRITE)

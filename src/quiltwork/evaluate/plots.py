@@ -1,0 +1,333 @@
+"""Figures of the score matrix as PNG bytes; each states its direction, and none needs colour alone.
+
+A figure takes ``Scores`` and returns one PNG; ``draw_all`` makes every figure that the scores have numbers
+for.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from quiltwork.evaluate import insight
+from quiltwork.evaluate.drawing import (
+    BETTER,
+    HATCHES,
+    OKABE_ITO,
+    WORSE,
+    Grid,
+    figure,
+    heat_map,
+    label,
+    labels,
+    limit_of,
+    slot_styles,
+)
+from quiltwork.evaluate.pareto import front
+from quiltwork.evaluate.scores import Cell, Scores
+
+MARKERS = "osD^vPX*<>hp"
+# a narrower part of a bar cannot hold its number
+MIN_SHARE_SHOWN = 0.07
+
+
+def score_rows(scores: Scores) -> dict[str, Mapping[str, Cell]]:
+    """All rows of the matrix by label: the methods, then each party's own model as ``alone: NAME``."""
+    rows: dict[str, Mapping[str, Cell]] = {name: row.domains for name, row in scores.methods.items()}
+    return rows | {f"alone: {party}": row.domains for party, row in scores.alone.items()}
+
+
+def ordered_domains(scores: Scores) -> list[str]:
+    """The parties' own domains, then the public ones, then the rest."""
+    known = [d for d in (*scores.parties, *scores.public) if d in scores.domains]
+    return [*known, *(d for d in scores.domains if d not in known)]
+
+
+def score_matrix(scores: Scores) -> bytes:
+    """Heat map of bits per byte; colour is the change against the public base, or else the column's mean."""
+    rows, domains = score_rows(scores), ordered_domains(scores)
+    base = scores.row("base") if "base" in scores.methods else {}
+    reference = {d: base[d] if d in base else _column_mean(rows, d) for d in domains}
+    change: Grid = [
+        [insight.percent_above(cells[d].bpb, reference[d]) if d in cells else None for d in domains]
+        for cells in rows.values()
+    ]
+    texts = [[f"{cells[d].bpb:.2f}" if d in cells else "–" for d in domains] for cells in rows.values()]
+    with figure(max(7.0, 3.6 + 0.85 * len(domains)), 1.9 + 0.36 * len(rows)) as (canvas, png):
+        title = "Bits per byte on held-out text (lower is better)"
+        axes = canvas.add_subplot(title=title, ylabel="model", xlabel="held-out text")
+        bar = f"change against the {'public base' if base else 'column mean'}, %"
+        names = [*labels(list(scores.methods)), *(f"alone: {name}" for name in labels(list(scores.alone)))]
+        heat_map(axes, change, texts, rows=names, columns=labels(domains), bar=bar, limit=limit_of(change))
+        split = len(_own_domains(scores)) - 0.5
+        if 0 < split < len(domains) - 1:
+            axes.axvline(split, color="black", linewidth=1.5)
+    return png.getvalue()
+
+
+def _column_mean(rows: Mapping[str, Mapping[str, Cell]], domain: str) -> float:
+    values = [cells[domain].bpb for cells in rows.values() if domain in cells]
+    return math.fsum(values) / max(len(values), 1)
+
+
+def party_gains(scores: Scores) -> bytes:
+    """For each method one panel of bars: what each party saves on its own text against its model alone."""
+    # the base would stretch the axis and says nothing about composing
+    methods = [name for name in scores.methods if name != "base"]
+    across, down = _panel_grid(len(methods))
+    height = 0.6 + down * (0.85 + 0.3 * len(scores.parties))
+    with figure(2.0 + 2.35 * across, height) as (canvas, png):
+        panels = canvas.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+        for axes, method in zip(panels, methods, strict=False):
+            _gain_panel(axes, insight.gains(scores, method), method)
+        for place, axes in enumerate(panels):
+            axes.set_visible(place < len(methods))
+            # a column whose lower panel is empty carries its scale one panel higher
+            axes.tick_params(labelbottom=place + across >= len(methods))
+        _widen(panels[0])
+        panels[0].invert_yaxis()
+        note = "bits per byte saved against the party alone, on its own text (right is better)"
+        canvas.supxlabel(note, fontsize=10)
+    return png.getvalue()
+
+
+def _panel_grid(count: int) -> tuple[int, int]:
+    across = min(count, 4) or 1
+    return across, math.ceil(count / across) or 1
+
+
+def _gain_panel(axes: Any, gains: Sequence[insight.Gain], method: str) -> None:
+    for i, gain in enumerate(gains):
+        if gain.own is None:
+            axes.text(0, i, " not scored", va="center", fontsize=7, color="#555555")
+        else:
+            _gain_bar(axes, i, gain.own, gain.own_std)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_title(label(method), fontsize=10)
+    axes.set_yticks(range(len(gains)), labels([gain.party for gain in gains]))
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _gain_bar(axes: Any, place: int, value: float, std: float | None) -> None:
+    axes.barh(place, value, xerr=std, color=BETTER if value >= 0 else WORSE, height=0.65, capsize=2)
+    end = math.copysign(abs(value) + (std or 0.0), value)
+    look = {"ha": "left" if value >= 0 else "right", "va": "center", "fontsize": 8}
+    offset = (4 if value >= 0 else -4, 0)
+    axes.annotate(f"{value:+.3f}", (end, place), offset, textcoords="offset points", **look)
+
+
+def _widen(axes: Any) -> None:
+    """Room for the numbers at the ends of the bars."""
+    low, high = axes.get_xlim()
+    room = 0.32 * (high - low)
+    axes.set_xlim(low - (room if low < 0 else 0.0), high + (room if high > 0 else 0.0))
+
+
+def pareto_public(scores: Scores) -> bytes:
+    """Mean over the parties against mean over the public domains; the front leaves out the pooled bound."""
+    public = _public_domains(scores)
+    points = {m: scores.mean(m, public) for m in _complete(scores, [*_own_domains(scores), *public])}
+    return _scatter(scores, points, f"mean bits per byte over {len(public)} public domains", log=False)
+
+
+def pareto_active(scores: Scores) -> bytes:
+    """Mean over the parties against active parameters per token; the front leaves out the pooled bound."""
+    points = {m: float(scores.methods[m].active_params) for m in _complete(scores, _own_domains(scores))}
+    return _scatter(scores, points, "active parameters per token", log=True)
+
+
+def _own_domains(scores: Scores) -> list[str]:
+    return [p for p in scores.parties if p in scores.domains]
+
+
+def _public_domains(scores: Scores) -> list[str]:
+    return [d for d in scores.public if d in scores.domains]
+
+
+def _complete(scores: Scores, domains: Sequence[str]) -> list[str]:
+    """The methods that were scored on all of ``domains``."""
+    return [m for m, row in scores.methods.items() if domains and set(domains) <= row.domains.keys()]
+
+
+def _scatter(scores: Scores, x: Mapping[str, float], xlabel: str, *, log: bool) -> bytes:
+    own = _own_domains(scores)
+    points = {m: (x[m], scores.mean(m, own)) for m in x}
+    best = front({m: point for m, point in points.items() if m != "pooled"})
+    with figure(8.6, 4.6) as (canvas, png):
+        axes = canvas.add_subplot(xlabel=xlabel, ylabel=f"mean bits per byte over {len(own)} parties")
+        axes.set_title("Down and left is better; the line is the Pareto front")
+        if log:
+            axes.set_xscale("log")
+        line = sorted(points[m] for m in best)
+        look = {"where": "post", "color": "#444444", "linestyle": "--", "linewidth": 1}
+        axes.step([p[0] for p in line], [p[1] for p in line], **look)
+        for i, name in enumerate(sorted(points, key=lambda m: points[m][1])):
+            _point(axes, i, points[name], name, _point_note(name, best))
+        axes.margins(0.08)
+        axes.grid(alpha=0.3)
+        title = "best mean over parties first"
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, title=title)
+    return png.getvalue()
+
+
+def _point_note(name: str, best: Sequence[str]) -> str:
+    if name == "pooled":
+        return " (bound, needs pooled data)"
+    return " – on the front" if name in best else ""
+
+
+def _point(axes: Any, place: int, point: tuple[float, float], name: str, note: str) -> None:
+    colour, marker = OKABE_ITO[place % len(OKABE_ITO)], MARKERS[place % len(MARKERS)]
+    face = "none" if name == "pooled" else colour
+    look = {"color": colour, "marker": marker, "mfc": face, "markersize": 9, "alpha": 0.85, "linestyle": ""}
+    axes.plot(*point, label=label(name) + note, **look)
+
+
+def routing_shares(scores: Scores, method: str) -> bytes:
+    """One stacked bar a domain: the share of each slot in the answers, averaged over layers."""
+    routing, styles = scores.routing[method], slot_styles(scores)
+    domains = [d for d in ordered_domains(scores) if d in routing]
+    slots = [s for s in styles if any(s in routing[d].slots for d in domains)]
+    with figure(9.0, 1.5 + 0.36 * max(len(domains), 0.8 * len(slots))) as (canvas, png):
+        axes = canvas.add_subplot(xlabel="share of the answers, mean over layers", xlim=(0, 1))
+        axes.set_title(f"Which expert answers which text: {label(method)}")
+        left = [0.0] * len(domains)
+        for slot, name in zip(slots, labels(slots), strict=True):
+            shares = [routing[d].mean().get(slot, 0.0) for d in domains]
+            _stack(axes, shares, left, name, styles[slot])
+            left = [a + b for a, b in zip(left, shares, strict=True)]
+        axes.set_yticks(range(len(domains)), labels(domains))
+        axes.invert_yaxis()
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, title="expert of")
+    return png.getvalue()
+
+
+def _stack(axes: Any, shares: list[float], left: list[float], name: str, style: tuple[str, int]) -> None:
+    colour, hatch = style
+    look = {"color": colour, "hatch": HATCHES[hatch % len(HATCHES)], "edgecolor": "white", "linewidth": 0.8}
+    axes.barh(range(len(shares)), shares, left=left, label=name, height=0.72, **look)
+    box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "boxstyle": "round,pad=0.15"}
+    for i, (share, start) in enumerate(zip(shares, left, strict=True)):
+        if share >= MIN_SHARE_SHOWN:
+            text = f"{share:.0%}"
+            axes.text(start + share / 2, i, text, ha="center", va="center", fontsize=8, bbox=box)
+
+
+def varies_by_layer(scores: Scores, method: str) -> bool:
+    """Whether any domain is routed differently in different layers."""
+    return any(len(set(routing.layers)) > 1 for routing in scores.routing[method].values())
+
+
+def routing_layers(scores: Scores, method: str) -> bytes:
+    """One panel a domain: layers downwards, slots across, darkness the share."""
+    routing = scores.routing[method]
+    domains = [d for d in ordered_domains(scores) if d in routing]
+    across, down = _panel_grid(len(domains))
+    slots = max((len(routing[d].slots) for d in domains), default=1)
+    depth = max((len(routing[d].layers) for d in domains), default=1)
+    with figure(1.0 + across * (0.9 + 0.26 * slots), 0.6 + down * (1.5 + 0.16 * depth)) as (canvas, png):
+        panels = canvas.subplots(down, across, squeeze=False).ravel()
+        for axes, domain in zip(panels, domains, strict=False):
+            image = axes.imshow(routing[domain].layers, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+            axes.set_title(label(domain), fontsize=9)
+            names = labels(routing[domain].slots)
+            axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+            axes.set_yticks(range(len(routing[domain].layers)))
+            axes.tick_params(axis="y", labelsize=7)
+        for axes in panels[len(domains) :]:
+            axes.set_visible(False)
+        canvas.suptitle(f"Share by layer: {label(method)}", fontsize=11)
+        canvas.supylabel("layer", fontsize=9)
+        if domains:
+            canvas.colorbar(image, ax=list(panels), label="share", fraction=0.03)
+    return png.getvalue()
+
+
+def externalities(scores: Scores, method: str) -> bytes:
+    """Heat map: the effect of each party on each domain, in bits per byte saved (positive: it helps)."""
+    effects, domains = insight.externalities(scores, method), ordered_domains(scores)
+    parties = list(effects)
+    grid: Grid = [[effects[p].get(d) for d in domains] for p in parties]
+    # adding zero turns a rounded -0.0 into 0.0
+    texts = [["–" if v is None else f"{round(v, 2) + 0.0:+.2f}" for v in row] for row in grid]
+    # a party's own column is far larger than the rest and would leave the rest white
+    others = limit_of(grid, skip=lambda i, j: parties[i] == domains[j])
+    limit = max(others, limit_of(grid) / 20)
+    with figure(max(7.0, 3.6 + 0.85 * len(domains)), 2.4 + 0.36 * len(parties)) as (canvas, png):
+        title = f"Saved by having a party in {label(method)} (positive: it helps)"
+        axes = canvas.add_subplot(title=title, ylabel="party", xlabel="held-out text")
+        bar = "bits per byte saved"
+        names = {"rows": labels(parties), "columns": labels(domains)}
+        heat_map(axes, grid, texts, **names, bar=bar, limit=limit, high_is_better=True)
+    return png.getvalue()
+
+
+def contribution_bytes(scores: Scores) -> bytes:
+    """Bars: how many bytes each party handed over."""
+    parties = [p for p in scores.parties if p in scores.contributions]
+    sizes = [scores.contributions[p].bytes for p in parties]
+    with figure(8.0, 1.2 + 0.34 * len(parties)) as (canvas, png):
+        axes = canvas.add_subplot(xlabel="megabytes handed over (10⁶ bytes)")
+        axes.set_title("Size of each contribution")
+        bars = axes.barh(range(len(parties)), [s / 1e6 for s in sizes], color=BETTER, height=0.65)
+        axes.bar_label(bars, [f"{s / 1e6:.2f}" for s in sizes], padding=4, fontsize=8)
+        axes.set_yticks(range(len(parties)), labels(parties))
+        axes.invert_yaxis()
+        axes.margins(x=0.12)
+        axes.spines[["top", "right"]].set_visible(False)
+    return png.getvalue()
+
+
+class Drawing(NamedTuple):
+    """A figure with the stem of its file name, the part of the report it belongs to, and what it shows."""
+
+    stem: str
+    section: str
+    caption: str
+    png: bytes
+
+
+def draw_all(scores: Scores) -> list[Drawing]:
+    """Every figure that the scores have numbers for, in the order of the report.
+
+    Raises:
+        InvalidOption: matplotlib is not installed.
+    """
+    drawn: list[Drawing] = []
+    for section, caption, draw in _wanted(scores):
+        drawn.append(Drawing(_stem(caption, {d.stem for d in drawn}), section, caption, draw()))
+    return drawn
+
+
+def _wanted(scores: Scores) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
+    own, public = _own_domains(scores), _public_domains(scores)
+    if scores.domains and score_rows(scores):
+        yield "matrix", "Score matrix", lambda: score_matrix(scores)
+    if own and public and _complete(scores, [*own, *public]):
+        yield "pareto", "Pareto: parties against public text", lambda: pareto_public(scores)
+    sized = _complete(scores, own)
+    if sized and all(scores.methods[m].active_params for m in sized):
+        yield "pareto", "Pareto: parties against active parameters", lambda: pareto_active(scores)
+    if any(gain.own is not None for m in scores.methods if m != "base" for gain in insight.gains(scores, m)):
+        yield "gains", "Gain of each party", lambda: party_gains(scores)
+    for method in scores.routing:
+        yield "routing", f"Routing: {method}", partial(routing_shares, scores, method)
+        if varies_by_layer(scores, method):
+            yield "routing", f"Routing by layer: {method}", partial(routing_layers, scores, method)
+    for method in scores.leave_one_out:
+        if method in scores.methods:
+            yield "leave-one-out", f"Leave one out: {method}", partial(externalities, scores, method)
+    if scores.contributions:
+        yield "contributions", "Contributions", lambda: contribution_bytes(scores)
+
+
+def _stem(caption: str, taken: Container[str]) -> str:
+    """A file stem of plain characters: names of methods come from strangers and may hold slashes."""
+    plain = re.sub(r"[^a-z0-9_-]+", "-", caption.lower())[:80].strip("-")
+    stem, copy = plain, 2
+    while stem in taken:
+        stem, copy = f"{plain}-{copy}", copy + 1
+    return stem

@@ -1,0 +1,366 @@
+"""The score matrix and what belongs to it, as one file that several owners can write in parts.
+
+Rows are models, columns are held-out texts (*domains*), cells are bits per UTF-8 byte: bpb = -log2 p(text) /
+bytes, lower is better. A party's own held-out text bears the party's name. Beside the matrix stand the model
+that each party has *alone*, the matrix again with one party *left out*, the share of each expert in the
+answers, what each party released, and sample text with the expert that answered each token.
+
+The file is strict JSON (RFC 8259: no NaN, no infinity). Where a privacy loss has no bound, ``epsilon`` is
+null. Reading is bounded and refuses unknown keys, repeated keys and values outside their range, each by name.
+
+Held-out text need not be pooled either: every owner evaluates its own column, and ``merge`` joins the parts.
+It is idempotent, associative, and commutative up to the order of names; a cell with two different values is
+refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from quiltwork.errors import InvalidOption
+from quiltwork.files import write_file
+
+MAX_FILE_BYTES = 64 * 2**20
+MAX_NAMES = 1_000
+# a share is a float sum over tokens and slots; more than this above one is a mistake, not rounding
+SHARE_TOLERANCE = 1e-3
+
+# control characters and those that reverse the direction of text could make a name read as another
+_PLAIN = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+$"
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_PLAIN)]
+Names = Annotated[tuple[Name, ...], Field(max_length=MAX_NAMES)]
+Size = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Text = Annotated[str, StringConstraints(max_length=10_000)]
+Value = TypeVar("Value")
+Table = Annotated[dict[Name, Value], Field(max_length=MAX_NAMES)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Cell(_Record):
+    """One model on one domain: bits per byte, its standard deviation over runs, how much text was scored."""
+
+    bpb: Number
+    bpb_std: Number | None = None
+    bytes: Size = 0
+    documents: Size = 0
+
+
+class Row(_Record):
+    """One model: its cells by domain, parameters used per token and in all, seconds to make and score it."""
+
+    domains: Table[Cell] = {}
+    active_params: Number = 0
+    total_params: Size = 0
+    seconds: Number = 0
+
+
+class Routing(_Record):
+    """Who answered: ``layers[i][j]`` is the share of ``slots[j]`` in layer i; a layer sums to at most one."""
+
+    slots: Names
+    layers: Annotated[tuple[tuple[Number, ...], ...], Field(max_length=MAX_NAMES)]
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        for index, layer in enumerate(self.layers):
+            if len(layer) != len(self.slots):
+                raise ValueError(f"layer {index} has {len(layer)} shares for {len(self.slots)} slots")
+            if math.fsum(layer) > 1 + SHARE_TOLERANCE:
+                raise ValueError(f"the shares of layer {index} sum to {math.fsum(layer):.4f}, more than one")
+        return self
+
+    def mean(self) -> dict[str, float]:
+        """The share of each slot, averaged over the layers."""
+        depth = max(len(self.layers), 1)
+        return {s: math.fsum(layer[j] for layer in self.layers) / depth for j, s in enumerate(self.slots)}
+
+
+class Release(_Record):
+    """What one party handed over. ``epsilon`` is None where nothing bounds the privacy loss."""
+
+    digest: Text
+    bytes: Size
+    seconds: Number = 0
+    epsilon: Number | None = None
+
+    @field_validator("epsilon", mode="before")
+    @classmethod
+    def _unbounded(cls, value: object) -> object:
+        return None if isinstance(value, float) and value == math.inf else value
+
+
+class Token(_Record):
+    """A token of sample text, the slot with the largest weight in answering it, and that weight."""
+
+    text: Text
+    slot: Name
+    weight: Annotated[float, Field(ge=0, le=1 + SHARE_TOLERANCE)]
+
+
+class Sample(_Record):
+    """Sample text of one domain as one method answered it."""
+
+    domain: Name
+    method: Name
+    tokens: Annotated[tuple[Token, ...], Field(max_length=100_000)]
+
+
+class Scores(_Record):
+    """The whole file; see the module's docstring. All but the names are optional.
+
+    Raises:
+        pydantic.ValidationError: a value outside its range, or a name used but not listed. ``from_json`` and
+            ``load_scores`` raise InvalidOption instead.
+    """
+
+    format: Literal["quiltwork-scores"] = "quiltwork-scores"
+    version: Literal[1] = 1
+    machine: Text = ""
+    created: Text | None = None
+    metric: Literal["bits per byte"] = "bits per byte"
+    base: Text | None = None
+    parties: Names = ()
+    public: Names = ()
+    domains: Names = ()
+    methods: Table[Row] = {}
+    alone: Table[Row] = {}
+    leave_one_out: Table[Table[Row]] = {}
+    routing: Table[Table[Routing]] = {}
+    contributions: Table[Release] = {}
+    samples: Annotated[tuple[Sample, ...], Field(max_length=MAX_NAMES)] = ()
+    opt_out_identical: bool | None = None
+    seconds: Number | None = None
+
+    @model_validator(mode="after")
+    def _names_are_listed(self) -> Self:
+        for field in ("parties", "public", "domains"):
+            _unique(field, getattr(self, field))
+        if both := set(self.parties) & set(self.public):
+            raise ValueError(f"{sorted(both)} are both parties and public")
+        for label, row in self._rows():
+            _listed(f"domains of {label}", row.domains, self.domains, "domains")
+        for field, table in (("alone", self.alone), ("contributions", self.contributions)):
+            _listed(field, table, self.parties, "parties")
+        for method, rows in self.leave_one_out.items():
+            _listed(f"leave_one_out of {method!r}", rows, self.parties, "parties")
+        for method, domains in self.routing.items():
+            _listed(f"routing of {method!r}", domains, self.domains, "domains")
+        return self
+
+    def _rows(self) -> Iterable[tuple[str, Row]]:
+        yield from ((f"method {name!r}", row) for name, row in self.methods.items())
+        yield from ((f"{name!r} alone", row) for name, row in self.alone.items())
+        for method, rows in self.leave_one_out.items():
+            yield from ((f"{method!r} without {name!r}", row) for name, row in rows.items())
+
+    def row(self, name: str) -> dict[str, float]:
+        """Bits per byte of method ``name`` by domain.
+
+        Raises:
+            InvalidOption: no such method.
+        """
+        if name not in self.methods:
+            raise InvalidOption(
+                f"method {name!r}",
+                why="the scores have no such row",
+                mend=f"Choose one of {sorted(self.methods)}.",
+            )
+        return {domain: cell.bpb for domain, cell in self.methods[name].domains.items()}
+
+    def mean(self, name: str, domains: Iterable[str]) -> float:
+        """The unweighted mean over ``domains`` of method ``name``, in bits per byte.
+
+        Raises:
+            InvalidOption: no such method, no domains, or a domain that was not scored.
+        """
+        row, wanted = self.row(name), list(domains)
+        if not wanted or (missing := [d for d in wanted if d not in row]):
+            raise InvalidOption(
+                f"mean of method {name!r}",
+                why=f"domains {missing} were not scored" if wanted else "there are no domains to average",
+                mend="Score them, or average over domains that the row has.",
+            )
+        return math.fsum(row[d] for d in wanted) / len(wanted)
+
+    def to_json(self) -> str:
+        """Strict JSON with keys in the order of the fields; equal scores give equal text."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _unique(field: str, names: tuple[str, ...]) -> None:
+    if len(set(names)) < len(names):
+        raise ValueError(f"{field} repeats {sorted({n for n in names if names.count(n) > 1})}")
+
+
+def _listed(what: str, used: Iterable[str], listed: tuple[str, ...], field: str) -> None:
+    if strangers := sorted(set(used) - set(listed)):
+        raise ValueError(f"{what}: {strangers} are not listed under {field!r}")
+
+
+def from_json(text: str | bytes, *, source: str = "scores") -> Scores:
+    """Read scores from strict JSON.
+
+    Raises:
+        InvalidOption: not strict JSON, or not a score file of this version; names the place.
+    """
+    try:
+        raw = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
+    except (ValueError, RecursionError) as error:
+        raise _bad(source, f"it is not strict JSON: {error}") from error
+    if not isinstance(raw, dict) or raw.get("format") != "quiltwork-scores":
+        raise _bad(source, "it is not a score file (its 'format' is not 'quiltwork-scores')")
+    try:
+        return Scores.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise _bad(source, _first_problem(error)) from error
+
+
+def _bad(source: str, why: str) -> InvalidOption:
+    return InvalidOption(source, why=why, mend="Write the file with quiltwork evaluate, or correct it.")
+
+
+def _first_problem(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_input=False)
+    place = ".".join(str(part) for part in problems[0]["loc"]) or "the file"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{place}: {problems[0]['msg']}{more}"
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(k for k in keys if keys.count(k) > 1)!r} is repeated")
+    return record
+
+
+def load_scores(path: str | os.PathLike[str]) -> Scores:
+    """Read a score file of at most 64 MiB.
+
+    Raises:
+        InvalidOption: it cannot be read, is too large, or is not a score file.
+    """
+    source = f"score file '{path}'"
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise InvalidOption(
+            source, why=error.strerror or str(error), mend="Name a file that quiltwork evaluate wrote."
+        ) from error
+    if len(data) > MAX_FILE_BYTES:
+        raise _bad(source, f"it is larger than {MAX_FILE_BYTES} bytes")
+    return from_json(data, source=source)
+
+
+def save_scores(scores: Scores, path: str | os.PathLike[str]) -> Path:
+    """Write a score file whole or not at all.
+
+    Raises:
+        StorageError: the file system refuses.
+    """
+    return write_file(path, scores.to_json())
+
+
+def merge(first: Scores, *others: Scores) -> Scores:
+    """Join the parts that several owners scored, each on its own machine.
+
+    Names and cells are united. ``seconds`` is the longest of the parts (the owners ran side by side),
+    ``created`` the latest, ``opt_out_identical`` false if any part saw a difference. Sizes of a model must
+    agree.
+
+    Raises:
+        InvalidOption: two parts disagree: another base, or two values for one cell, size, share or release.
+    """
+    merged = first
+    for other in others:
+        merged = _merge_two(merged, other)
+    return merged
+
+
+def _merge_two(a: Scores, b: Scores) -> Scores:
+    machines = dict.fromkeys(m for part in (a, b) for m in part.machine.split("; ") if m)
+    fields: dict[str, Any] = {
+        "machine": "; ".join(machines),
+        "created": max((c for c in (a.created, b.created) if c is not None), default=None),
+        "base": _same("base", a.base, b.base) if a.base and b.base else a.base or b.base,
+        "methods": _merge_rows("method", a.methods, b.methods),
+        "alone": _merge_rows("alone", a.alone, b.alone),
+        "leave_one_out": {
+            name: _merge_rows(f"{name} without", a.leave_one_out.get(name, {}), b.leave_one_out.get(name, {}))
+            for name in (a.leave_one_out | b.leave_one_out)
+        },
+        "routing": {
+            name: _unite(f"routing {name}", a.routing.get(name, {}), b.routing.get(name, {}))
+            for name in (a.routing | b.routing)
+        },
+        "contributions": _unite("contribution", a.contributions, b.contributions),
+        "samples": [*a.samples, *(sample for sample in b.samples if sample not in a.samples)],
+        "opt_out_identical": _all_true(a.opt_out_identical, b.opt_out_identical),
+        "seconds": max((s for s in (a.seconds, b.seconds) if s is not None), default=None),
+    }
+    for field in ("parties", "public", "domains"):
+        fields[field] = list(dict.fromkeys([*getattr(a, field), *getattr(b, field)]))
+    try:
+        return Scores(**fields)
+    except ValidationError as error:
+        raise InvalidOption(
+            "merged scores",
+            why=_first_problem(error),
+            mend="Name the parties and domains alike in all parts.",
+        ) from error
+
+
+def _merge_rows(what: str, a: Mapping[str, Row], b: Mapping[str, Row]) -> dict[str, Row]:
+    merged = {**a, **b}
+    for name in a.keys() & b.keys():
+        left, right, label = a[name], b[name], f"{what} {name}"
+        merged[name] = Row(
+            domains=_unite(f"cell {label} /", left.domains, right.domains),
+            active_params=_same(f"active_params of {label}", left.active_params, right.active_params),
+            total_params=_same(f"total_params of {label}", left.total_params, right.total_params),
+            seconds=max(left.seconds, right.seconds),
+        )
+    return merged
+
+
+def _unite(what: str, a: Mapping[str, Value], b: Mapping[str, Value]) -> dict[str, Value]:
+    return {**a, **{key: _same(f"{what} {key}", a[key], b[key]) if key in a else b[key] for key in b}}
+
+
+def _same(what: str, a: Value, b: Value) -> Value:
+    if a != b:
+        raise InvalidOption(
+            what,
+            why=f"two parts disagree: {a} and {b}",
+            mend="Score with the same models and the same held-out text, or leave one of the parts out.",
+        )
+    return a
+
+
+def _all_true(a: bool | None, b: bool | None) -> bool | None:
+    known = [value for value in (a, b) if value is not None]
+    return all(known) if known else None

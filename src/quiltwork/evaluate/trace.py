@@ -1,0 +1,111 @@
+"""Watching a composed model work: who answered which token, and how many parameters took part.
+
+Hooks on routers record their weights; hooks on experts and members count the tokens that each one processed. So the
+routing share and the active parameters are observed, not derived from settings:
+
+    active = parameters outside experts + sum over experts of parameters * tokens processed / tokens put in
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from quiltwork.models.bank import ExpertBank, RowRouter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def routers(model: nn.Module) -> list[nn.Module]:
+    """The modules that decide: one a layer for rows, one for the whole model otherwise."""
+    from quiltwork.models.native.ensemble import MemberWeights
+    from quiltwork.models.native.evidence import EvidenceRouter
+
+    return [m for m in model.modules() if isinstance(m, RowRouter | EvidenceRouter | MemberWeights)]
+
+
+class Trace:
+    """Records one model's work while it is entered.
+
+    Args:
+        model: any causal language model; a dense one has no routers and all its parameters are active.
+
+    Attributes:
+        weights: of the last pass, one tensor ``[batch, tokens, slots]`` a router.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.weights: list[Tensor] = []
+        self._routers = routers(model)
+        self._units = _units(model)
+        self._tokens = [0.0] * len(self._units)
+        self._put_in = 0
+        self._mask: Tensor | None = None
+        self._shares: list[Tensor] = []
+        self._real = 0
+        self._fixed = _parameters(model) - sum(_parameters(unit) for unit in self._units)
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> Trace:
+        for number, router in enumerate(self._routers):
+            self._hooks.append(router.register_forward_hook(lambda _, __, out, n=number: self._routed(n, out)))
+        for number, unit in enumerate(self._units):
+            hook = unit.register_forward_pre_hook(
+                lambda _, args, kwargs, n=number: self._count(n, args, kwargs), with_kwargs=True
+            )
+            self._hooks.append(hook)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def begin_batch(self, mask: Tensor, _: int) -> None:
+        """Announce a batch: ``mask`` ``[batch, tokens]`` is one where a token is real."""
+        self._mask = mask
+        self._put_in += mask.numel()
+        self._real += int(mask.sum())
+        self.weights = [torch.empty(0)] * len(self._routers)
+
+    def _routed(self, number: int, output: Tensor | tuple[Tensor, Tensor]) -> None:
+        weights = (output[0] if isinstance(output, tuple) else output).detach().float().cpu()
+        assert self._mask is not None
+        weights = weights.reshape(*self._mask.shape, -1)
+        self.weights[number] = weights
+        share = (weights * self._mask.unsqueeze(-1)).double().sum(dim=(0, 1))
+        if number == len(self._shares):
+            self._shares.append(share)
+        else:
+            self._shares[number] = self._shares[number] + share
+
+    def _count(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids = kwargs.get("input_ids")
+        self._tokens[number] += ids.numel() if ids is not None else args[0].shape[:-1].numel()
+
+    def shares(self) -> tuple[tuple[float, ...], ...]:
+        """Mean weight of each slot, a row a router, over all real tokens so far; restarts the count."""
+        result = tuple(tuple((share / max(self._real, 1)).tolist()) for share in self._shares)
+        self._shares, self._real = [], 0
+        return result
+
+    def active_parameters(self) -> float:
+        """Parameters that took part, averaged over the tokens put in."""
+        work = sum(_parameters(unit) * n for unit, n in zip(self._units, self._tokens, strict=True))
+        return self._fixed + work / max(self._put_in, 1)
+
+
+def _units(model: nn.Module) -> list[nn.Module]:
+    """The parts that may or may not run: experts of banks, members of ensembles."""
+    banks = [expert for m in model.modules() if isinstance(m, ExpertBank) for expert in m.experts]
+    members = getattr(model, "members", None)
+    return banks + (list(members) if members is not None else [])

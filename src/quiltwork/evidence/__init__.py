@@ -1,0 +1,1 @@
+"""Density summaries of fragments, and the posterior over parties that follows from them."""

@@ -1,0 +1,332 @@
+"""The owner's verb: ``contribute`` trains next to the data and writes what leaves.
+
+    base + fragment  ->  [train each scope]  ->  [summarise]  ->  one contribution directory
+
+Only this room opens private data, and all that leaves is in the directory: weights of the scopes asked for, the
+statistics asked for, a training summary without any text, and a privacy event for each of them. Weights and moments are
+released as they are, which the events say and the accountant prices at infinity; the token histogram can be released
+under differential privacy (see ``evidence/release.py``).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quiltwork.contribution.kinds import (
+    BigramHistogramStatistic,
+    ExpertMethod,
+    FFNExpert,
+    FullExpert,
+    ResidualMomentsStatistic,
+    Statistic,
+    StatisticsMethod,
+    TokenHistogramStatistic,
+)
+from quiltwork.contribution.manifest import BaseReference, TrainingSummary
+from quiltwork.contribution.sealed import Contribution
+from quiltwork.contribution.store import Draft, write
+from quiltwork.errors import InvalidOption, StorageError
+from quiltwork.evidence.bigrams import CELLS, document_cells
+from quiltwork.evidence.histogram import TokenHistogram
+from quiltwork.evidence.release import ReleaseRule
+from quiltwork.models.base import Base, separator_id
+from quiltwork.party.fragment import Fragment
+from quiltwork.party.moments import Second, residual_moments
+from quiltwork.party.packing import epochs, pack
+from quiltwork.party.scopes import FFNScope, FullScope, Scope
+from quiltwork.party.training import TrainingPlan, TrainingResult, train
+from quiltwork.privacy.events import Event, ExactEvent
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHUFFLE_BUFFER = 32768
+"""Blocks held for shuffling; a fragment with fewer is shuffled as a whole."""
+
+MOMENT_BLOCKS = 512
+"""Blocks of text that the residual moments average over."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What an owner wants to contribute.
+
+    Attributes:
+        party: its name.
+        scopes: what to train; an empty sequence makes a contribution of statistics.
+        plan: how long to train each scope.
+        tokens: the rule for releasing the token histogram, or None to release none.
+        bigrams: the rule for releasing the histogram of hashed bigrams, or None to release none.
+        moments: release first and second residual moments (``"full"`` or ``"diagonal"``), or None.
+        report_losses: state first and last training loss, which are figures of private text.
+        licence: of the contribution, an SPDX expression or a sentence.
+        card: free text for whoever composes.
+    """
+
+    party: str
+    scopes: Sequence[Scope] = (FFNScope(),)
+    plan: TrainingPlan = field(default_factory=TrainingPlan)
+    tokens: ReleaseRule | None = field(default_factory=lambda: ReleaseRule("exact"))
+    bigrams: ReleaseRule | None = field(default_factory=lambda: ReleaseRule("exact"))
+    moments: Second | None = None
+    report_losses: bool = True
+    licence: str = "LicenseRef-unstated"
+    card: str = ""
+
+    def __post_init__(self) -> None:
+        names = [scope.name for scope in self.scopes]
+        if len(set(names)) < len(names):
+            raise InvalidOption(f"scopes {names}", why="a scope is given twice", mend="Name each scope once.")
+        if not names and self.tokens is None and self.bigrams is None and self.moments is None:
+            raise InvalidOption(
+                "an empty order", why="it releases nothing", mend="Choose a scope, a histogram or moments."
+            )
+
+
+def contribute(
+    base: Base,
+    fragment: Fragment,
+    target: str | Path,
+    order: Order,
+    *,
+    state_dir: str | Path | None = None,
+    overwrite: bool = False,
+    force_cpu: bool = False,
+) -> Contribution:
+    """Train and summarise on a fragment, and write the contribution.
+
+    Args:
+        base: the public checkpoint.
+        fragment: the party's documents.
+        target: directory to make.
+        order: what to release.
+        state_dir: where training keeps its state, so that an interrupted run goes on; removed when done.
+        overwrite: replace an existing contribution.
+        force_cpu: do not use an accelerator that is there.
+
+    Returns:
+        The contribution as it was written.
+
+    Raises:
+        FragmentError: the fragment has fewer than two documents, or bytes that are not text.
+        StorageError: the target exists, or the file system refuses; nothing half-written stays.
+        Interrupted: stopped by the user; the same call goes on.
+    """
+    if Path(target).exists() and not overwrite:
+        raise StorageError(
+            f"target '{target}'",
+            why="something is already there",
+            mend="Choose another target, remove it, or ask for overwriting.",
+        )
+    fragment.require_documents(2)
+    tokenizer = base.load_tokenizer()
+    documents = partial(tokenised, fragment, tokenizer)
+    tensors: dict[str, Tensor] = {}
+    results: dict[str, TrainingResult] = {}
+    for scope in order.scopes:
+        place = Path(state_dir) / scope.name if state_dir else None
+        model = base.load_model()
+        results[scope.name] = _train_scope(model, scope, order, documents, separator_id(tokenizer), place, force_cpu)
+        tensors |= scope.tensors(model, base)
+    statistics, events = _summarise(base, order, documents, separator_id(tokenizer), tensors)
+    draft = Draft(
+        party=order.party,
+        base=reference(base),
+        method=_method(order.scopes, base),
+        tensors=tensors,
+        licence=order.licence,
+        training=_training_summary(order, results),
+        statistics=statistics,
+        privacy=[*_weight_events(order, results), *events],
+        card=order.card,
+    )
+    contribution = write(target, draft, overwrite=overwrite)
+    if state_dir is not None:
+        shutil.rmtree(state_dir, ignore_errors=True)
+    return contribution
+
+
+def reference(base: Base) -> BaseReference:
+    """How a manifest names the base."""
+    return BaseReference(
+        digest=base.digest,
+        family=base.family.name,
+        vocabulary_size=base.vocabulary_size,
+        tokenizer=base.tokenizer_digest,
+    )
+
+
+def tokenised(fragment: Fragment | Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
+    """Token ids of each document, without special tokens, as a stream."""
+    documents = fragment.documents() if isinstance(fragment, Fragment) else iter(fragment)
+    while batch := list(islice(documents, 64)):
+        yield from tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def text_histograms(base: Base, texts: Fragment | Iterable[str]) -> dict[str, TokenHistogram]:
+    """Exact histograms of public text, by feature; for a composer who describes it without a contribution."""
+    ids = list(tokenised(texts, base.load_tokenizer()))
+    return {
+        "tokens": TokenHistogram.from_documents(ids, base.vocabulary_size),
+        "bigrams": TokenHistogram.from_documents(document_cells(ids, base.separator), CELLS),
+    }
+
+
+def block_stream(
+    documents: Callable[[], Iterable[Sequence[int]]], plan: TrainingPlan, separator: int
+) -> Callable[[], Iterator[np.ndarray]]:
+    """The endless stream of training blocks of a plan."""
+    return partial(
+        epochs,
+        documents,
+        length=plan.sequence_length,
+        separator=separator,
+        buffer=SHUFFLE_BUFFER,
+        seed=plan.seed,
+    )
+
+
+def _train_scope(
+    model: object,
+    scope: Scope,
+    order: Order,
+    documents: Callable[[], Iterable[Sequence[int]]],
+    separator: int,
+    place: Path | None,
+    force_cpu: bool,
+) -> TrainingResult:
+    # the seed is set again inside ``train``; preparing draws nothing from the global generator
+    scope.prepare(model, order.party)  # type: ignore[arg-type]
+    return train(
+        model,  # type: ignore[arg-type]
+        block_stream(documents, order.plan, separator),
+        order.plan,
+        state_dir=place,
+        label=f"{order.party}: {scope.name} expert",
+        force_cpu=force_cpu,
+    )
+
+
+def _summarise(
+    base: Base,
+    order: Order,
+    documents: Callable[[], Iterable[Sequence[int]]],
+    separator: int,
+    tensors: dict[str, Tensor],
+) -> tuple[list[Statistic], list[Event]]:
+    """Compute the declared statistics into ``tensors``; returns their declarations and events."""
+    statistics: list[Statistic] = []
+    events: list[Event] = []
+    if order.tokens is not None:
+        tensors["tokens.counts"], priced = _histogram(order.tokens, documents(), base.vocabulary_size, "tokens")
+        statistics.append(TokenHistogramStatistic())
+        events += priced
+    if order.bigrams is not None:
+        cells = document_cells(documents(), separator)
+        tensors["bigrams.counts"], priced = _histogram(order.bigrams, cells, CELLS, "bigrams")
+        statistics.append(BigramHistogramStatistic(cells=CELLS))
+        events += priced
+    if order.moments is not None:
+        blocks = islice(pack(documents(), order.plan.sequence_length, separator), MOMENT_BLOCKS)
+        batches = (np.stack(batch) for batch in _batched(blocks, order.plan.batch_size))
+        values, rows = residual_moments(base.load_model(), batches, second=order.moments)
+        tensors |= values
+        statistics.append(
+            ResidualMomentsStatistic(layers=base.layers, hidden_size=base.hidden_size, second=order.moments, rows=rows)
+        )
+        events.append(ExactEvent(released="moments"))
+    return statistics, events
+
+
+def _histogram(
+    rule: ReleaseRule, documents: Iterable[Sequence[int] | np.ndarray], symbols: int, part: str
+) -> tuple[Tensor, list[Event]]:
+    """Counts under a rule, and the events of their release."""
+    histogram, events = rule.release(documents, symbols)
+    return torch.from_numpy(histogram.counts.copy()), [e.model_copy(update={"released": part}) for e in events]
+
+
+def _batched(blocks: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    iterator = iter(blocks)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _method(scopes: Sequence[Scope], base: Base) -> ExpertMethod | StatisticsMethod:
+    if not scopes:
+        return StatisticsMethod()
+    ffn: FFNExpert | None = None
+    full: FullExpert | None = None
+    for scope in scopes:
+        if isinstance(scope, FFNScope):
+            ffn = scope.method(base)
+        else:
+            full = scope.method(base)
+    return ExpertMethod(ffn=ffn, full=full)
+
+
+def _training_summary(order: Order, results: dict[str, TrainingResult]) -> TrainingSummary | None:
+    if not results:
+        return None
+    runs = list(results.values())
+    told = order.report_losses and all(run.losses for run in runs)
+    plan = order.plan
+    return TrainingSummary(
+        steps=plan.steps * len(runs),
+        tokens=sum(run.tokens for run in runs),
+        sequence_length=plan.sequence_length,
+        batch_size=plan.batch_size,
+        learning_rate=plan.learning_rate,
+        seed=plan.seed,
+        seconds=round(sum(run.seconds for run in runs), 3),
+        loss_first=runs[-1].losses[0] if told else None,
+        loss_last=runs[-1].losses[-1] if told else None,
+        software={n: importlib.metadata.version(n) for n in ("quiltwork", "torch", "transformers")},
+    )
+
+
+def _weight_events(order: Order, results: dict[str, TrainingResult]) -> list[Event]:
+    note = "trained without differential privacy"
+    events: list[Event] = [ExactEvent(released=scope.name, note=note) for scope in order.scopes]
+    if results and order.report_losses:
+        events.append(ExactEvent(released="training", note="first and last training loss"))
+    return events
+
+
+def scope_by_name(name: str, ffn: FFNScope, full: FullScope) -> Scope:
+    """The scope that a command line names.
+
+    Raises:
+        InvalidOption: there is no such scope.
+    """
+    if name == "ffn":
+        return replace(ffn)
+    if name == "full":
+        return replace(full)
+    raise InvalidOption(f"scope '{name}'", why="there is no such scope", mend="Use 'ffn' or 'full'.")
+
+
+def moments_by_name(name: str) -> Second | None:
+    """The moments that a command line names.
+
+    Raises:
+        InvalidOption: the name is none of ``none``, ``diagonal``, ``full``.
+    """
+    if name == "none":
+        return None
+    if name == "diagonal":
+        return "diagonal"
+    if name == "full":
+        return "full"
+    raise InvalidOption(f"moments '{name}'", why="there are no such moments", mend="Use none, diagonal or full.")

@@ -1,0 +1,1 @@
+"""What a release costs its owner: events (what was released how), mechanisms, and the accountant."""
