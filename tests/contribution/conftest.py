@@ -57,8 +57,8 @@ def expert_draft(**changes: Any) -> Draft:
         layers=LAYERS,
         hidden_size=H,
         intermediate_size=I,
-        renormalise=True,
-        anchor="base",
+        top_k=2,
+        anchor_share=0.5,
         router=True,
         bias=False,
     )

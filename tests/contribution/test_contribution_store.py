@@ -91,8 +91,8 @@ def drafts(draw: st.DrawFn) -> dict[str, Any]:
             layers=layers,
             hidden_size=width,
             intermediate_size=inner,
-            renormalise=draw(st.booleans()),
-            anchor="none",
+            top_k=draw(st.none() | st.integers(1, 4)),
+            anchor_share=draw(st.floats(0, 1)),
             router=draw(st.booleans()),
             bias=draw(st.booleans()),
         )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
+from quiltwork import __version__
 from quiltwork.cli import compose, contribute, demo, evaluate, generate, inspect, remove, report
 from quiltwork.errors import QuiltworkError
 
@@ -19,6 +21,21 @@ app = typer.Typer(
 )
 for verb in (demo, contribute, inspect, compose, remove, evaluate, report, generate):
     app.command(verb.NAME, help=verb.HELP, epilog=verb.EXAMPLES)(verb.run)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"quiltwork {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train apart. Compose together. Only what was declared leaves."""
 
 
 def _quiet_libraries() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quiltwork.cli.inputs import documents_of, named_paths, print_json, read_contributions, say
+from quiltwork.cli.inputs import documents_of, named_paths, read_contributions, say
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ def _known(names: list[str], methods: dict[str, Composite]) -> list[str]:
 
 def print_scores(scores: Scores) -> None:
     """The matrix as a table for people, best value of a column in bold, and a verdict for each party."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
@@ -144,12 +146,10 @@ def print_scores(scores: Scores) -> None:
     rows = [(name, row) for name, row in scores.methods.items()]
     rows += [(f"{p} alone", row) for p, row in scores.alone.items()]
     best = {d: min(row.domains[d].bpb for _, row in rows if d in row.domains) for d in scores.domains}
-    table = Table(title="bits per byte on held-out text (lower is better)")
-    table.add_column("model")
-    for domain in scores.domains:
-        table.add_column(domain, justify="right")
-    table.add_column("parties", justify="right")
-    table.add_column("active", justify="right")
+    table = Table(title="bits per byte on held-out text (lower is better)", box=box.SIMPLE_HEAD)
+    table.add_column("model", no_wrap=True)
+    for column in (*scores.domains, "parties' mean", "active (M)"):
+        table.add_column(column, justify="right")
     for name, row in rows:
         cells = [f"{row.domains[d].bpb:.3f}" if d in row.domains else "" for d in scores.domains]
         marked = [
@@ -158,8 +158,8 @@ def print_scores(scores: Scores) -> None:
         ]
         own = [row.domains[p].bpb for p in scores.parties if p in row.domains]
         mean = f"{sum(own) / len(own):.3f}" if own else ""
-        table.add_row(name, *marked, mean, f"{row.active_params / 1e6:.2f} M")
-    console = Console()
+        table.add_row(name, *marked, mean, f"{row.active_params / 1e6:.2f}")
+    console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(table)
     for sentence in insight.verdicts(scores):
         console.print(sentence, markup=False)

@@ -26,10 +26,11 @@ True
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
-from quiltwork.composite import Composite, Entry, Provenance
 from quiltwork.compose.parts import body, check_tensors
+from quiltwork.composite import Composite, Entry, Provenance
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import BaseMismatch, DuplicateParty, InvalidOption, MissingPart, TokenizerMismatch
 from quiltwork.evidence.histogram import TokenHistogram
@@ -61,7 +62,7 @@ class Method(Protocol):
         ...
 
     def assemble(self, base: Base, contributions: Sequence[Contribution], public: Histograms) -> Assembly:
-        """The composed model, from checked contributions sorted by party; ``public`` describes public text (may be empty)."""
+        """The composed model, from checked contributions sorted by party; ``public`` may be empty."""
         ...
 
 
@@ -155,7 +156,7 @@ def slot_weights(parties: Sequence[str], weights: Mapping[str, float]) -> dict[s
 
 
 def _check_parties(contributions: Sequence[Contribution]) -> None:
-    for one, other in zip(contributions, contributions[1:], strict=False):
+    for one, other in pairwise(contributions):
         if one.party == other.party:
             raise DuplicateParty(
                 f"party '{one.party}'",

@@ -23,7 +23,7 @@ from quiltwork.compose.parts import body, ffn_tensors, router_tensors
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import InvalidOption, MissingPart, TensorMismatch
 from quiltwork.evidence.histogram import TokenHistogram
-from quiltwork.models.assembly import Evidence, Experts, Members, Rows
+from quiltwork.models.assembly import FFN, Evidence, Experts, Members, Rows
 from quiltwork.models.base import Base
 from quiltwork.models.native.evidence import check_settings
 from quiltwork.models.sources import Source
@@ -136,8 +136,8 @@ class MixtureOfExperts:
         return Experts(body(base), self._experts(base, members), evidence)
 
     @staticmethod
-    def _experts(base: Base, members: Sequence[Contribution]) -> dict[str, dict[tuple[int, str], Source]]:
-        return {c.party: ffn_tensors(c, base) for c in members}  # type: ignore[misc]
+    def _experts(base: Base, members: Sequence[Contribution]) -> dict[str, FFN]:
+        return {c.party: ffn_tensors(c, base) for c in members}
 
 
 def _rows(base: Base, members: Sequence[Contribution], router: LearnedRows, weights: Mapping[str, float]) -> Rows:

@@ -1,7 +1,7 @@
 """The closed set of what a contribution can hold, and the tensors that each part must and may have.
 
 A contribution is made of *parts*: what its method releases (``ffn``, ``full``) and its statistics
-(``tokens``, ``moments``). A part names its file and its tensors; a tensor's name starts with its part. So
+(``tokens``, ``bigrams``, ``moments``). A part names its file and its tensors; a tensor's name starts with its part. So
 the manifest's small parameters determine every name and shape of the payload, and anything else is refused
 by name::
 

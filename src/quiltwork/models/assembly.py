@@ -229,7 +229,7 @@ class Experts:
         """(file, slot, feed-forward tensors) of every slot."""
         family = self.body.family
         layers = range(int(self.body.config["num_hidden_layers"]))
-        own = {(l, r): self.body.tensors[family.ffn_name(l, r)] for l in layers for r in family.moe.roles}
+        own = {(n, r): self.body.tensors[family.ffn_name(n, r)] for n in layers for r in family.moe.roles}
         return [(SHARED, 0, own)] + [
             (party_shard(p), 1 + number, self.experts[p]) for number, p in enumerate(self.parties)
         ]
@@ -237,7 +237,7 @@ class Experts:
     def _shared(self, prefix: str) -> dict[str, Source]:
         family = self.body.family
         layers = range(int(self.body.config["num_hidden_layers"]))
-        ffn = {family.ffn_name(l, r) for l in layers for r in family.moe.roles}
+        ffn = {family.ffn_name(n, r) for n in layers for r in family.moe.roles}
         return {prefix + name: source for name, source in self.body.tensors.items() if name not in ffn}
 
     def checkpoint(self, layout: Layout) -> Checkpoint:

@@ -203,7 +203,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
             why="it has neither a BOS nor an EOS token to stand before a document",
             mend="Set eos_token in tokenizer_config.json.",
         )
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def separator_id(tokenizer: Any) -> int:
@@ -241,7 +241,8 @@ def open_tensors(path: Path) -> dict[str, Source]:
     """Every tensor of a checkpoint directory, sharded or not.
 
     Raises:
-        CheckpointError: no safetensors weights, a shard is missing or unreadable, or a tensor is not where the index says.
+        CheckpointError: no safetensors weights, a shard is missing or unreadable, or a tensor is not where the index
+            says.
     """
     index = path / "model.safetensors.index.json"
     if not index.is_file():

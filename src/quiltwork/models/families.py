@@ -156,7 +156,7 @@ def family_of(config: Mapping[str, Any], *, where: str = "config.json") -> Famil
     'flex_olmo'
     """
     name = config.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise CheckpointError(
             f"model_type {name!r} in {where}",
             why="quiltwork does not know this family of dense language models",

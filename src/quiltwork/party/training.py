@@ -3,9 +3,9 @@
 The loop knows nothing of parties or scopes: it optimises whatever parameters of the model require gradients. Devices,
 mixed precision and several processes are accelerate's business (``accelerate launch`` or one plain process).
 
-Every ``save_every`` steps, and when interrupted (after the step in progress), the whole state (weights, optimiser, schedule, random numbers) is
-saved under a temporary name and renamed; a later call with the same plan and folder goes on from there and ends with
-the same weights as an uninterrupted run on the same machine.
+Every ``save_every`` steps, and when interrupted (after the step in progress), the whole state (weights, optimiser,
+schedule, random numbers) is saved under a temporary name and renamed; a later call with the same plan and folder goes
+on from there and ends with the same weights as an uninterrupted run on the same machine.
 """
 
 from __future__ import annotations

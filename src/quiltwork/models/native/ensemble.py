@@ -139,7 +139,7 @@ class QuiltworkEnsembleForCausalLM(PreTrainedModel, GenerationMixin):
         self.kind = config.router["kind"]
         self.evidence = EvidenceRouter(config.router) if self.kind == "evidence" else None
         self.weighting = MemberWeights(config.router) if self.kind != "evidence" else None
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
         self._adopt_tied_weights()
 
     def _adopt_tied_weights(self) -> None:
@@ -212,7 +212,7 @@ class QuiltworkEnsembleForCausalLM(PreTrainedModel, GenerationMixin):
         assert self.evidence is not None
         weights, _ = self.evidence(ids, None, mask.bool() if mask is not None else None)
         shape = (*ids.shape, self.config.vocab_size)
-        mixed = torch.full(shape, -torch.inf, device=ids.device, dtype=self.members[0].dtype)
+        mixed = torch.full(shape, -torch.inf, device=ids.device, dtype=self.dtype)
         for number, member in enumerate(self.members):
             chosen = weights[..., number] > 0
             if mask is not None:
@@ -240,7 +240,7 @@ class QuiltworkEnsembleForCausalLM(PreTrainedModel, GenerationMixin):
                 )
             cache = EnsembleCache()
             cache.rows = [_Row(ids[:0, 0]) for _ in range(len(ids))]
-        logits = ids.new_zeros((*ids.shape, self.config.vocab_size), dtype=self.members[0].dtype)
+        logits = ids.new_zeros((*ids.shape, self.config.vocab_size), dtype=self.dtype)
         for number, row in enumerate(cache.rows):
             real = slice(None) if mask is None else mask[number, -ids.shape[1] :].bool()
             new = ids[number, real]
@@ -258,7 +258,7 @@ class QuiltworkEnsembleForCausalLM(PreTrainedModel, GenerationMixin):
             log_weights = weights[0].log()
             selected = [m for m in range(len(self.members)) if bool((weights[0, :, m] > 0).any())]
             predictions = {m: self._catch_up(row, m, start) for m in selected}
-            return _mix([predictions[m] for m in selected], log_weights[:, selected].to(self.members[0].dtype))
+            return _mix([predictions[m] for m in selected], log_weights[:, selected].to(self.dtype))
         answers = [self._catch_up(row, m, start) for m in range(len(self.members))]
         return _mix(answers, self._score_row(row, new, answers))
 

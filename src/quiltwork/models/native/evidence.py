@@ -119,7 +119,7 @@ class EvidenceRouter(nn.Module):
             kept = torch.zeros_like(weights).scatter(-1, index, top)
         largest = kept.amax(dim=-1, keepdim=True)
         kept = kept * ((kept >= self.settings["minimum_weight"]) | (kept == largest))
-        return kept / kept.sum(dim=-1, keepdim=True)
+        return kept / kept.sum(dim=-1, keepdim=True)  # type: ignore[no-any-return]
 
 
 def _previous(ids: Tensor, last: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:

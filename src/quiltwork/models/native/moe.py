@@ -33,7 +33,7 @@ class RoutedCache(DynamicCache):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follow the beams that beam search kept."""
-        super().reorder_cache(beam_idx)
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]
         self._select(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
@@ -80,7 +80,7 @@ class QuiltworkMoEForCausalLM(PreTrainedModel, GenerationMixin):
         self.mixing = Mixing()
         for layer in self.body.model.layers:
             layer.mlp = self._bank(layer.mlp, settings)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _bank(self, ffn: torch.nn.Module, settings: dict[str, Any]) -> ExpertBank:
         slots = 1 + len(self.config.parties)
