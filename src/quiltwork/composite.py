@@ -156,10 +156,9 @@ class Composite:
         register()
         checkpoint = self.assembly.checkpoint("native")
         config = AutoConfig.for_model(**dict(checkpoint.config))
-        model = AutoModelForCausalLM.from_config(config)
-        dtype = next(iter(checkpoint.tensors().values())).dtype
+        # built in its dtype, not converted to it: conversion would round rotary frequencies and evidence too
+        model = AutoModelForCausalLM.from_config(config, dtype=next(iter(checkpoint.tensors().values())).dtype)
         tensors = {name: source.load() for name, source in checkpoint.tensors().items()}
-        model = model.to(dtype)
         missing, unexpected = model.load_state_dict(tensors, strict=False)
         tied = set(getattr(model, "all_tied_weights_keys", None) or {})
         if unexpected or set(missing) - tied:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -34,6 +35,12 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     """The refusal for an operating-system error met while writing ``path``."""
     why, mend = _REASONS.get(error.errno or 0, (error.strerror or str(error), "Choose another target."))
     return StorageError(f"writing '{path}'", why=why, mend=mend)
+
+
+def _reported(error: Exception) -> OSError | None:
+    """The operating-system error that a native writer (safetensors) reports as text, or None."""
+    code = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(code[1]), os.strerror(int(code[1]))) if code else None
 
 
 def _ordinary_mode(directory: bool) -> int:
@@ -80,6 +87,10 @@ def new_directory(target: str | os.PathLike[str], *, overwrite: bool = False) ->
         _replace_directory(partial, target)
     except OSError as error:
         raise storage_error(target, error) from error
+    except Exception as error:
+        if (reported := _reported(error)) is None:
+            raise
+        raise storage_error(target, reported) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

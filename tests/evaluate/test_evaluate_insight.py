@@ -170,8 +170,7 @@ def test_verdicts_of_the_example():
         "code: better off in btm (2.012 against 2.110 alone, -4.6 %)",
         "math: better off in btm (1.280 against 1.311 alone, -2.4 %)",
         "medical: better off in btm (1.903 against 2.020 alone, -5.8 %)",
-        "law: better off alone than in any composed model "
-        "(2.150 alone against 2.188 in btm, the best of them, +1.8 %)",
+        "law: better off alone than in any composed model (2.150 alone against 2.188 in btm, the best of them, +1.8 %)",
         "fiction: better off in btm (2.282 against 2.301 alone, -0.8 %)",
     ]
 
@@ -212,9 +211,7 @@ def test_headline_counts_every_party_once():
     assert text.startswith(
         "Of 5 parties, judged on their own held-out text: 4 better off in a composed model, 1 better"
     )
-    assert (
-        "lowest mean over the parties is btm (1.933 bits per byte; 3.955 for base; 2.077 for pooled)" in text
-    )
+    assert "lowest mean over the parties is btm (1.933 bits per byte; 3.955 for base; 2.077 for pooled)" in text
     assert text.endswith("in it law would do better alone.")
 
 

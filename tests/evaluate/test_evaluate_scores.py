@@ -68,9 +68,7 @@ def part(domain: str) -> Scores:
             "domains": (domain,),
             "methods": {m: cut(r) for m, r in whole.methods.items()},
             "alone": {p: cut(r) for p, r in whole.alone.items()},
-            "leave_one_out": {
-                m: {p: cut(r) for p, r in rows.items()} for m, rows in whole.leave_one_out.items()
-            },
+            "leave_one_out": {m: {p: cut(r) for p, r in rows.items()} for m, rows in whole.leave_one_out.items()},
             "routing": {m: {domain: t[domain]} for m, t in whole.routing.items()},
             "contributions": {p: r for p, r in whole.contributions.items() if p == domain},
             "samples": tuple(s for s in whole.samples if s.domain == domain),
@@ -174,11 +172,7 @@ def test_bad_files_are_refused_by_name(text, why):
         ),
         ({"routing": {"m": {"law": {"slots": ["a", "b"], "layers": [[0.9, 0.9]]}}}}, "sum to 1.8000"),
         (
-            {
-                "samples": [
-                    {"domain": "law", "method": "m", "tokens": [{"text": "", "slot": "a", "weight": 2}]}
-                ]
-            },
+            {"samples": [{"domain": "law", "method": "m", "tokens": [{"text": "", "slot": "a", "weight": 2}]}]},
             "weight",
         ),
         ({"contributions": {"law": {"digest": "", "bytes": 1.5}}}, "contributions.law.bytes"),
@@ -297,9 +291,7 @@ def test_merge_is_idempotent_commutative_and_associative():
 @given(any_scores())
 @settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 def test_merging_a_part_with_itself_changes_only_empty_machine_names(scores):
-    assert without_order(merge(scores, scores) if "; " not in scores.machine else scores) == without_order(
-        scores
-    )
+    assert without_order(merge(scores, scores) if "; " not in scores.machine else scores) == without_order(scores)
 
 
 def test_merge_keeps_the_longest_time_the_latest_date_and_all_machines():
@@ -344,9 +336,9 @@ def test_conflicting_cells_are_refused_by_name():
             "total_params of method m",
         ),
         (
-            {"alone": {"p": {"active_params": 1}}},
-            {"alone": {"p": {"active_params": 2}}},
-            "active_params of alone p",
+            {"alone": {"p": {"total_params": 1}}},
+            {"alone": {"p": {"total_params": 2}}},
+            "total_params of alone p",
         ),
         (
             {"contributions": {"p": {"digest": "x", "bytes": 1}}},
@@ -365,6 +357,14 @@ def test_conflicts_beyond_cells_are_refused_by_name(one, two, what):
     with pytest.raises(InvalidOption) as caught:
         merge(Scores(**names, **one), Scores(**names, **two))
     assert caught.value.what == what
+
+
+def test_active_parameters_depend_on_the_text_and_merge_to_the_largest():
+    def row(active):
+        return {"methods": {"m": {"active_params": active, "total_params": 9}}}
+
+    merged = [merge(Scores(**row(a)), Scores(**row(b))) for a, b in ((3, 5.5), (5.5, 3))]
+    assert [m.methods["m"].active_params for m in merged] == [5.5, 5.5]
 
 
 def test_a_name_that_is_party_here_and_public_there_is_refused():

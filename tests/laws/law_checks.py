@@ -94,7 +94,7 @@ def check_opt_out(
 def check_opt_out_from_disk(
     contributions: Sequence[Contribution], method: Method, base: Base, public: Public, party: str, place: Path
 ) -> None:
-    """open(save(compose(S))).without(p) == compose(S - {p}), byte for byte, with base and contributions out of reach."""
+    """open(save(compose(S))).without(p) == compose(S - {p}), byte for byte, from the directory alone."""
     whole = compose(contributions, method, base, public=public)
     rest = compose([c for c in contributions if c.party != party], method, base, public=public)
     for layout in layouts_of(whole):
@@ -138,7 +138,9 @@ def load(directory: Path, **options: Any) -> Any:
     return model.eval()
 
 
-def check_round_trip(composite: Composite, layout: str, ids: Tensor, place: Path, loader: Callable[..., Any] = load) -> None:
+def check_round_trip(
+    composite: Composite, layout: str, ids: Tensor, place: Path, loader: Callable[..., Any] = load
+) -> None:
     """The saved checkpoint, loaded, gives the logits of the composite's own model, and every key finds its place."""
     composite.save(place, layout=layout)  # type: ignore[arg-type]
     check_same_function(loader(place), composite.model(), ids, tolerance=0.0 if layout == "native" else 2e-6)

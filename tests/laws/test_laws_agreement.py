@@ -152,7 +152,9 @@ def half(tiny_base: Bases, contributions: Parts, tmp_path_factory: pytest.TempPa
         reference = BaseReference(
             digest=base.digest, family=family, vocabulary_size=base.vocabulary_size, tokenizer=base.tokenizer_digest
         )
-        return base, [renamed(c, c.party, place / c.party, base=reference, tensors=_half(c)) for c in contributions(family)]
+        return base, [
+            renamed(c, c.party, place / c.party, base=reference, tensors=_half(c)) for c in contributions(family)
+        ]
 
     return build
 
@@ -163,7 +165,7 @@ def _half(contribution: Contribution) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("method", ["soup", "uniform", "rows-top2", "evidence-ffn", "evidence-full"])
+@pytest.mark.parametrize("method", ["soup", "uniform", "rows", "evidence-ffn", "evidence-full"])
 def test_bfloat16_is_kept_and_agrees(
     method: str, family: str, half: Callable[[str], Any], public_text: Publics, tmp_path: Path
 ) -> None:
@@ -175,8 +177,9 @@ def test_bfloat16_is_kept_and_agrees(
         composite.save(tmp_path / layout, layout=layout)  # type: ignore[arg-type]
         again = load(tmp_path / layout)
         assert {p.dtype for p in again.parameters()} == {torch.bfloat16}
-        # positions and evidence are computed in float32 on every side, so only the order of additions may differ
-        check_same_function(again, model, some_ids(base, tokens=40), tolerance=0.0 if layout == "native" else 0.05)
+        # positions and evidence are computed in float32 on every side, so only the order of additions may differ;
+        # that can flip a top-k choice between two experts that tie in bfloat16, hence rows without top-k here
+        check_same_function(again, model, some_ids(base, tokens=40), tolerance=0.0 if layout == "native" else 0.01)
         for name, buffer in again.named_buffers():
             assert buffer.dtype == torch.float32, name
     assert {b.dtype for b in model.buffers()} == {torch.float32}

@@ -63,9 +63,7 @@ def test_opt_out_from_disk_is_exact_for_every_top_k(
     top_k: int | None, renormalise: bool, tiny_base: Bases, contributions: Parts, public_text: Publics, tmp_path: Path
 ) -> None:
     method = MixtureOfExperts(LearnedRows(top_k=top_k, renormalise=renormalise))
-    check_opt_out_from_disk(
-        contributions("olmo2"), method, tiny_base("olmo2"), public_text("olmo2"), "birch", tmp_path
-    )
+    check_opt_out_from_disk(contributions("olmo2"), method, tiny_base("olmo2"), public_text("olmo2"), "birch", tmp_path)
 
 
 def test_two_parties_leave_in_either_order(tiny_base: Bases, contributions: Parts, tmp_path: Path) -> None:
@@ -75,9 +73,7 @@ def test_two_parties_leave_in_either_order(tiny_base: Bases, contributions: Part
     assert_same_files(tmp_path / "one", tmp_path / "other")
 
 
-def test_a_removed_party_leaves_no_byte_of_its_tensors(
-    tiny_base: Bases, contributions: Parts, tmp_path: Path
-) -> None:
+def test_a_removed_party_leaves_no_byte_of_its_tensors(tiny_base: Bases, contributions: Parts, tmp_path: Path) -> None:
     found = contributions("olmo2")
     needles = {c.party: c.tensor("ffn.layers.1.up_proj.weight").numpy().tobytes()[:64] for c in found}
     compose(found, MixtureOfExperts(LearnedRows()), tiny_base("olmo2")).without("birch").save(tmp_path / "rest")
@@ -112,7 +108,7 @@ def test_the_last_party_cannot_leave(tiny_base: Bases, contributions: Parts) -> 
 
 def test_removing_a_stranger_names_the_parties(tiny_base: Bases, contributions: Parts) -> None:
     composite = compose(contributions("olmo2"), Soup(), tiny_base("olmo2"))
-    with pytest.raises(InvalidOption, match="party 'oak'.*ash, birch, cedar"):
+    with pytest.raises(InvalidOption, match=r"party 'oak'.*ash, birch, cedar"):
         composite.without("oak")
 
 
@@ -202,7 +198,7 @@ def test_the_check_refuses_a_composer_that_heeds_the_order(
         return compose(found, replace(method, weights={found[0].party: 2.0}), base, public=public)
 
     permutations = list(itertools.permutations(contributions("olmo2")))
-    with pytest.raises(AssertionError, match="model.safetensors"):
+    with pytest.raises(AssertionError, match=r"model\.safetensors"):
         check_order(permutations, Soup(), tiny_base("olmo2"), {}, tmp_path, composer=first_counts_double)
 
 
@@ -216,5 +212,3 @@ def test_a_composite_is_a_value_that_removal_leaves_alone(
     composite.without("cedar")
     composite.save(tmp_path / "after")
     assert_same_files(tmp_path / "before", tmp_path / "after")
-
-

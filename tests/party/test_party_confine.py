@@ -226,9 +226,7 @@ def test_landlock_binds_native_code(base: Path) -> None:
 
 
 @pytest.mark.parametrize("level", [OPEN, "audit-hook"])
-def test_the_audit_hook_does_not_bind_native_code_as_its_docstring_says(
-    base: Path, level: str | None
-) -> None:
+def test_the_audit_hook_does_not_bind_native_code_as_its_docstring_says(base: Path, level: str | None) -> None:
     assert run(base, level, NATIVE)[:2] == ["done", "done"]
     assert "native code passes it" in " ".join((module.__doc__ or "").split())
 
@@ -365,9 +363,7 @@ wait.set()
         ("audit-hook", ["sealed", "refused"]),
     ],
 )
-def test_running_threads_are_refused_where_they_would_escape(
-    base: Path, level: str, expected: list[str]
-) -> None:
+def test_running_threads_are_refused_where_they_would_escape(base: Path, level: str, expected: list[str]) -> None:
     assert run(base, level, THREADS) == expected
 
 
@@ -399,9 +395,7 @@ def test_a_kernel_that_refuses_the_rules_is_an_error(tmp_path: Path, monkeypatch
     assert (tmp_path / ".." / tmp_path.name).exists()
 
 
-def test_roots_hold_the_interpreter_but_no_place_of_fragments(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_roots_hold_the_interpreter_but_no_place_of_fragments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     roots = interpreter_roots()
     for needed in (sys.executable, os.__file__, pytest.__file__, module.__file__):

@@ -60,9 +60,7 @@ def test_text_is_cut_at_form_feeds_and_blank_pieces_are_skipped(tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.py", "A.TXT.GZ"])
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 1 << 20])
-def test_chunks_may_cut_characters(
-    tmp_path: Path, name: str, chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_chunks_may_cut_characters(tmp_path: Path, name: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CHUNK", chunk)
     expected = ["h\u00e9llo \u6c34", "\U0001f600\u00df", "end"]
     data = "\f".join(expected).encode()
@@ -124,9 +122,7 @@ def test_directories_are_walked_by_name_without_hidden_files(tmp_path: Path) -> 
 def test_paths_keep_their_order_and_files_are_read_once(tmp_path: Path) -> None:
     first, second = write(tmp_path / "x/1.txt", "one"), write(tmp_path / "x/2.txt", "two")
     assert documents(second, tmp_path / "x", first) == ["two", "one"]
-    assert documents(write(tmp_path / ".named", "a hidden file that is named")) == [
-        "a hidden file that is named"
-    ]
+    assert documents(write(tmp_path / ".named", "a hidden file that is named")) == ["a hidden file that is named"]
 
 
 def test_links_inside_are_read_once_and_links_outside_are_refused(tmp_path: Path) -> None:
@@ -189,9 +185,7 @@ BROKEN_LINES = {
 
 @pytest.mark.parametrize("line", BROKEN_LINES.values(), ids=BROKEN_LINES.keys())
 def test_a_bad_line_is_named_by_number_and_not_shown(tmp_path: Path, line: str | bytes) -> None:
-    path = write(
-        tmp_path / "a.jsonl", b'{"text": "fine"}\n\n' + (line if isinstance(line, bytes) else line.encode())
-    )
+    path = write(tmp_path / "a.jsonl", b'{"text": "fine"}\n\n' + (line if isinstance(line, bytes) else line.encode()))
     error = refusal(path)
     assert error.what.endswith("a.jsonl' line 3")
     assert_silent(error)

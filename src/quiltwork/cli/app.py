@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import Annotated
@@ -12,6 +13,9 @@ from quiltwork import __version__
 from quiltwork.cli import compose, contribute, demo, evaluate, generate, inspect, remove, report
 from quiltwork.errors import QuiltworkError
 
+_INTERRUPTED = 130
+"""What typer makes of Ctrl-C."""
+
 app = typer.Typer(
     name="quiltwork",
     help="Train apart. Compose together. Only what was declared leaves.",
@@ -21,6 +25,10 @@ app = typer.Typer(
 )
 for verb in (demo, contribute, inspect, compose, remove, evaluate, report, generate):
     app.command(verb.NAME, help=verb.HELP, epilog=verb.EXAMPLES)(verb.run)
+
+
+_EXTRAS = {"transformers": "lm", "accelerate": "lm", "tokenizers": "lm"}
+"""The extra that brings a package; the other extras are named where they are used."""
 
 
 def _version(wanted: bool) -> None:
@@ -45,19 +53,40 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
 
 
 def main() -> None:
     """Entry point of the command."""
     _quiet_libraries()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # a reader that went away shows here, not when the interpreter shuts down
     except QuiltworkError as error:
         print(f"refused: {error.what}\n  why:   {error.why}\n  mend:  {error.mend}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; nothing half-written is left behind", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(
+            f"refused: this command\n  why:   it needs the package '{error.name}', which is not installed\n"
+            f"  mend:  Install the extra that brings it: pip install 'quiltwork[{extra}]'.",
+            file=sys.stderr,
+        )
         sys.exit(1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        where = f"'{error.filename}'" if error.filename else "the file system"
+        why = error.strerror or str(error)
+        print(f"refused: {where}\n  why:   {why}\n  mend:  Check the path and its permissions.", file=sys.stderr)
+        sys.exit(1)
+    except SystemExit as end:
+        if end.code != _INTERRUPTED:
+            raise
+        print("interrupted; nothing half-written is left behind", file=sys.stderr)
         sys.exit(1)

@@ -1,72 +1,86 @@
-"""The only table from names on a command line to methods."""
+"""The only table from names on a command line to methods.
+
+The rows say what a method is and which options it takes; the classes are imported when one is made, since they bring
+torch along and a help text should not.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from quiltwork.compose.ensemble import Ensemble
-from quiltwork.compose.method import Method
-from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
-from quiltwork.compose.soup import Soup
 from quiltwork.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from quiltwork.compose.method import Method
 
 Options = Mapping[str, Any]
 _COMMON = ("weights", "include")
+_EVIDENCE = ("features", "temperature", "half_life", "floor", "top_k", "minimum_weight", "smoothing")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method: what it is, which options it takes, how it is made."""
+    """One method: what it is, which options it takes, how it is made of its own options and the common ones."""
 
     summary: str
     options: tuple[str, ...]
-    make: Callable[[Options], Method]
+    make: Callable[[Options, Options], Method]
 
 
-def _own(options: Options, kind: type) -> dict[str, Any]:
-    """The options that are fields of ``kind``."""
-    names = {field.name for field in fields(kind)}
-    return {name: value for name, value in options.items() if name in names}
+def _soup(_: Options, common: Options) -> Method:
+    from quiltwork.compose.soup import Soup
+
+    return Soup(**common)
 
 
-def _ensemble(weighting: str) -> Callable[[Options], Method]:
-    return lambda options: Ensemble(weighting=weighting, **_own(options, Ensemble))  # type: ignore[arg-type]
+def _uniform_ensemble(_: Options, common: Options) -> Method:
+    from quiltwork.compose.ensemble import Ensemble
+
+    return Ensemble(weighting="uniform", **common)
 
 
-def _mixture(router: type, scope: str) -> Callable[[Options], Method]:
-    def make(options: Options) -> Method:
-        common = {name: options[name] for name in _COMMON if name in options}
-        return MixtureOfExperts(router=router(**_own(options, router)), scope=scope, **common)  # type: ignore[arg-type]
+def _btm(own: Options, common: Options) -> Method:
+    from quiltwork.compose.ensemble import Ensemble
 
-    return make
+    return Ensemble(weighting="likelihood", **own, **common)
 
 
-_EVIDENCE = ("features", "temperature", "half_life", "floor", "top_k", "minimum_weight", "smoothing")
+def _learned_rows(own: Options, common: Options) -> Method:
+    from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts
+
+    return MixtureOfExperts(router=LearnedRows(**own), **common)
+
+
+def _evidence_ffn(own: Options, common: Options) -> Method:
+    from quiltwork.compose.mixture import MixtureOfExperts, PrefixEvidence
+
+    return MixtureOfExperts(router=PrefixEvidence(**own), scope="ffn", **common)
+
+
+def _evidence_full(own: Options, common: Options) -> Method:
+    from quiltwork.compose.mixture import MixtureOfExperts, PrefixEvidence
+
+    return MixtureOfExperts(router=PrefixEvidence(**own), scope="full", **common)
+
 
 METHODS: Mapping[str, Row] = {
-    "soup": Row("mean of the full experts' weights", (), lambda options: Soup(**options)),
-    "uniform_ensemble": Row("mean of all full experts' probabilities", (), _ensemble("uniform")),
-    "btm": Row(
-        "full experts' probabilities, weighted by likelihood of the prefix",
-        ("top_k", "temperature"),
-        _ensemble("likelihood"),
-    ),
+    "soup": Row("mean of the full experts' weights", (), _soup),
+    "uniform_ensemble": Row("mean of all full experts' probabilities", (), _uniform_ensemble),
+    "btm": Row("full experts' probabilities, weighted by likelihood of the prefix", ("top_k", "temperature"), _btm),
     "learned_rows": Row(
         "ffn experts in one model, routed by the rows each party learned (FlexOlmo); plain transformers loads it",
         ("top_k", "renormalise", "bias"),
-        _mixture(LearnedRows, "ffn"),
+        _learned_rows,
     ),
     "evidence_ffn": Row(
-        "ffn experts in one model, mixed by the posterior over parties given the prefix",
-        _EVIDENCE,
-        _mixture(PrefixEvidence, "ffn"),
+        "ffn experts in one model, mixed by the posterior over parties given the prefix", _EVIDENCE, _evidence_ffn
     ),
     "evidence_full": Row(
         "full experts, selected by the posterior over parties given the prefix; only the selected run",
         _EVIDENCE,
-        _mixture(PrefixEvidence, "full"),
+        _evidence_full,
     ),
 }
 
@@ -96,4 +110,5 @@ def make_method(name: str, options: Options) -> Method:
                 why=f"method {name} does not take it",
                 mend=f"It takes: {', '.join((*row.options, *_COMMON))}.",
             )
-    return row.make(options)
+    common = {option: value for option, value in options.items() if option in _COMMON}
+    return row.make({o: v for o, v in options.items() if o not in _COMMON}, common)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from quiltwork.cli.inputs import print_json, say
+from quiltwork.cli.inputs import print_json, read_text, say
 
 NAME = "contribute"
 HELP = """Train on your own data, here, and write one contribution directory.
@@ -67,7 +67,7 @@ def run(
 ) -> None:
     """Train on your own data, here, and write one contribution directory."""
     state = state or out.with_name(out.name + ".state")
-    text = card.read_text(encoding="utf-8") if card else ""
+    text = read_text(card, "--card") if card else ""
     sealing = _confine(base, data, out, state) if confine else "off"
     say(f"confinement: {sealing}")
     from quiltwork.contribution.describe import describe

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quiltwork.cli.inputs import documents_of, named_paths, read_contributions, say
+from quiltwork.cli.inputs import check_device, documents_of, named_paths, printable_name, read_contributions, say
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ def run(
     max_bytes: Annotated[int | None, typer.Option(help="Score at most so much text a domain.")] = None,
     batch_size: Annotated[int, typer.Option(help="Windows at a time.")] = 16,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, ...")] = "cpu",
+    samples: Annotated[
+        bool,
+        typer.Option(help="Keep the first tokens of a document a domain, and who answered each: text, not numbers."),
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Score file to write.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
@@ -58,9 +62,15 @@ def run(
     opened = open_base(base)
     tokenizer = opened.load_tokenizer()
     parties, publics = named_paths(party or [], "--party"), named_paths(public or [], "--public")
+    for name in parties.keys() & publics.keys():
+        raise InvalidOption(
+            f"domain '{name}'", why="it is given as a party's and as public", mend="Rename one of them."
+        )
     domains = {name: documents_of(paths, max_bytes) for name, paths in (parties | publics).items()}
     methods, others = _models(models, opened)
     alone = _alone(contribution or [], opened, tuple(parties))
+    for name in publics.keys() & {p for composite in methods.values() for p in composite.parties}:
+        raise InvalidOption(f"domain '{name}'", why="a party of the model has that name", mend="Rename the domain.")
     scores = score_matrix(
         Candidates(
             base=opened.load_model,
@@ -72,8 +82,8 @@ def run(
         tokenizer,
         HeldOut(domains, tuple(parties), max_length, batch_size),
         prefix=separator_id(tokenizer),
-        sample_methods=tuple(methods),
-        device=device,
+        sample_methods=tuple(methods) if samples else (),
+        device=check_device(device),
         on_row=lambda row: say(f"scoring {row}"),
     ).model_copy(update={"base": opened.digest})
     if out is not None:
@@ -97,7 +107,7 @@ def _models(paths: list[Path], base: Base) -> tuple[dict[str, Composite], dict[s
         name, _, rest = str(argument).rpartition("=")
         path = Path(rest)
         known = read_json(path / PROVENANCE).get("method") if (path / PROVENANCE).is_file() else None
-        name = name or str(known or path.name)
+        name = printable_name(name or str(known or path.name))
         if name in methods or name in others or name == "base":
             raise InvalidOption(
                 f"model '{name}'", why="two rows would have that name", mend="Name them: NAME=DIRECTORY."
@@ -105,7 +115,7 @@ def _models(paths: list[Path], base: Base) -> tuple[dict[str, Composite], dict[s
         try:
             if known is None:
                 raise ExportError(str(path), why="it is no composite", mend="")
-            methods[name] = open_composite(path)
+            methods[name] = _of_base(open_composite(path), path, base)
         except ExportError:
             dense = open_base(path)
             if dense.tokenizer_digest != base.tokenizer_digest:
@@ -114,6 +124,16 @@ def _models(paths: list[Path], base: Base) -> tuple[dict[str, Composite], dict[s
                 ) from None
             others[name] = dense.load_model
     return methods, others
+
+
+def _of_base(composite: Composite, path: Path, base: Base) -> Composite:
+    if composite.provenance.base != base.digest:
+        raise InvalidOption(
+            f"model '{path}'",
+            why=f"it was composed on base {composite.provenance.base[:19]}…, and this one is {base.digest[:19]}…",
+            mend="Evaluate it against its own base.",
+        )
+    return composite
 
 
 def _alone(paths: list[Path], base: Base, parties: tuple[str, ...]) -> dict[str, Composite]:
@@ -139,6 +159,7 @@ def print_scores(scores: Scores) -> None:
     """The matrix as a table for people, best value of a column in bold, and a verdict for each party."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from quiltwork.evaluate import insight
@@ -149,7 +170,7 @@ def print_scores(scores: Scores) -> None:
     table = Table(title="bits per byte on held-out text (lower is better)", box=box.SIMPLE_HEAD)
     table.add_column("model", no_wrap=True)
     for column in (*scores.domains, "parties' mean", "active (M)"):
-        table.add_column(column, justify="right")
+        table.add_column(escape(column), justify="right")
     for name, row in rows:
         cells = [f"{row.domains[d].bpb:.3f}" if d in row.domains else "" for d in scores.domains]
         marked = [
@@ -158,7 +179,7 @@ def print_scores(scores: Scores) -> None:
         ]
         own = [row.domains[p].bpb for p in scores.parties if p in row.domains]
         mean = f"{sum(own) / len(own):.3f}" if own else ""
-        table.add_row(name, *marked, mean, f"{row.active_params / 1e6:.2f}")
+        table.add_row(escape(name), *marked, mean, f"{row.active_params / 1e6:.2f}")
     console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(table)
     for sentence in insight.verdicts(scores):

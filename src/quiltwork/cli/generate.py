@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quiltwork.cli.inputs import print_json
+from quiltwork.cli.inputs import check_device, print_json
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -39,11 +39,12 @@ def run(
         raise typer.BadParameter("--max-new-tokens must be positive and --temperature not negative")
     import torch
 
+    from quiltwork.evaluate.trace import token_texts
     from quiltwork.models.base import load_tokenizer, separator_id
 
-    tokenizer: Any = load_tokenizer(model)
     network, slots = _load(model)
-    network = network.to(device).eval()
+    network = network.to(check_device(device)).eval()
+    tokenizer: Any = load_tokenizer(model)
     start = [separator_id(tokenizer), *tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]]
     torch.manual_seed(seed)
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
@@ -56,7 +57,7 @@ def run(
             pad_token_id=separator_id(tokenizer),
             **sampling,
         )[0]
-    text = tokenizer.decode(sequence[len(start) :], skip_special_tokens=True)
+    text = "".join(token_texts(tokenizer, sequence[len(start) :].tolist(), skip_special=True))
     shown = _answered(network, tokenizer, sequence, len(start), slots) if slots and (experts or json) else []
     if json:
         print_json({"prompt": prompt, "text": text, "tokens": shown})
@@ -85,16 +86,17 @@ def _answered(model: Any, tokenizer: Any, sequence: Any, start: int, slots: tupl
     """Each new token with the slot of largest weight in predicting it."""
     import torch
 
-    from quiltwork.evaluate.trace import Trace
+    from quiltwork.evaluate.trace import Trace, token_texts
 
     with Trace(model) as trace, torch.no_grad():
         trace.begin_batch(torch.ones(1, len(sequence) - 1, dtype=torch.long), 1)
         model(input_ids=sequence[None, :-1], use_cache=False)
     weights = torch.stack(trace.weights).mean(dim=0)[0, start - 1 :]
     best = weights.argmax(dim=-1).tolist()
+    pieces = token_texts(tokenizer, sequence[start:].tolist(), skip_special=True)
     return [
-        {"text": tokenizer.decode([int(token)]), "slot": slots[slot], "weight": round(float(share[slot]), 4)}
-        for token, slot, share in zip(sequence[start:], best, weights, strict=True)
+        {"text": piece, "slot": slots[slot], "weight": round(float(share[slot]), 4)}
+        for piece, slot, share in zip(pieces, best, weights, strict=True)
     ]
 
 
@@ -107,7 +109,7 @@ def _print_coloured(prompt: str, shown: list[dict[str, Any]], slots: tuple[str, 
     for token in shown:
         text.append(token["text"], style=colour[token["slot"]])
     console = Console()
-    console.print(text)
+    console.print(text, soft_wrap=True)
     legend = Text()
     for slot in slots:
         legend.append(f" {slot} ", style=f"reverse {colour[slot]}")

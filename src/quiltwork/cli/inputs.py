@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +28,20 @@ def named(argument: str, what: str) -> tuple[str, str]:
         raise InvalidOption(
             f"{what} '{argument}'", why="it is not of the form NAME=VALUE", mend=f"Write {what} NAME=VALUE."
         )
-    return name, value
+    return printable_name(name), value
+
+
+def printable_name(name: str) -> str:
+    """``name``, if a table can show it.
+
+    Raises:
+        InvalidOption: it is empty, longer than 200 characters, or holds control characters.
+    """
+    if not (0 < len(name) <= 200 and name.isprintable()):
+        raise InvalidOption(
+            f"name {name[:100]!r}", why="a table cannot show it", mend="Use 1 to 200 printable characters."
+        )
+    return name
 
 
 def named_paths(arguments: Sequence[str], what: str) -> dict[str, list[Path]]:
@@ -92,11 +106,46 @@ def documents_of(paths: Sequence[Path], limit: int | None = None) -> list[str]:
     return taken
 
 
+def check_device(name: str) -> str:
+    """``name``, if torch can compute there.
+
+    Raises:
+        InvalidOption: it cannot.
+    """
+    import torch
+
+    try:
+        torch.ones(1, device=name).tolist()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0].partition(":")[0]
+        raise InvalidOption(
+            f"--device '{name}'", why=f"torch cannot compute there ({reason})", mend="Use cpu, or leave it out."
+        ) from error
+    return name
+
+
+def read_text(path: Path, what: str) -> str:
+    """A small text file that an option names.
+
+    Raises:
+        InvalidOption: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidOption(
+            f"{what} '{path}'", why=f"it cannot be read ({error.strerror})", mend="Name a readable text file."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InvalidOption(f"{what} '{path}'", why="it is not UTF-8 text", mend="Name a text file.") from error
+
+
 def print_json(value: Any) -> None:
     """A result for programs, on standard output."""
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def say(text: str) -> None:
-    """A note for people, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """A note for people, on standard error; where several processes train together the first one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)

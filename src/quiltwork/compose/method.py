@@ -131,8 +131,10 @@ def chosen(parties: Sequence[str], include: Sequence[str] | None, weights: Mappi
     """The parties that take part, sorted: all, or those of ``include``; each named party must be there.
 
     Raises:
-        InvalidOption: a name is unknown, or a weight is not a positive number.
+        InvalidOption: a name is unknown, a weight is not a positive number, or nobody takes part.
     """
+    if include is not None and not include:
+        raise InvalidOption("include=()", why="nobody would take part", mend="Name a party, or use None for all.")
     for name in [*(include or []), *(w for w in weights if w != "base")]:
         if name not in parties:
             raise InvalidOption(
@@ -156,6 +158,12 @@ def slot_weights(parties: Sequence[str], weights: Mapping[str, float]) -> dict[s
 
 
 def _check_parties(contributions: Sequence[Contribution]) -> None:
+    if any(contribution.party == "base" for contribution in contributions):
+        raise InvalidOption(
+            "party 'base'",
+            why="in weights and reports that name stands for the base model",
+            mend="Ask the party to contribute under another name.",
+        )
     for one, other in pairwise(contributions):
         if one.party == other.party:
             raise DuplicateParty(

@@ -121,7 +121,8 @@ class MixtureOfExperts:
 
     def needs(self) -> frozenset[str]:
         """The scope's expert, and a histogram for evidence."""
-        return frozenset({self.scope}) | ({"tokens"} if isinstance(self.router, PrefixEvidence) else frozenset())
+        router = self.router
+        return frozenset({self.scope, router.features} if isinstance(router, PrefixEvidence) else {self.scope})
 
     def assemble(self, base: Base, contributions: Sequence[Contribution], public: Histograms) -> Experts | Members:
         """The mixture; see the module's docstring."""

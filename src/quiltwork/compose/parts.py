@@ -74,6 +74,9 @@ def check_tensors(contribution: Contribution, base: Base, needed: frozenset[str]
                         name,
                         f"has dtype {source(contribution, name).dtype}, the base {item.dtype}",
                     )
+        for name in contribution.tensor_names("ffn."):
+            if ".router." in name and source(contribution, name).dtype != base.dtype:
+                _refuse(contribution, name, f"has dtype {source(contribution, name).dtype}, the base {base.dtype}")
         expected_layers = {name.split(".")[2] for name in contribution.tensor_names("ffn.")}
         extra = sorted(f"ffn.layers.{n}.*" for n in expected_layers if int(n) >= base.layers)
         _refuse_names(contribution, extra, f"belongs to a layer that the base, with {base.layers} layers, has not")

@@ -18,7 +18,7 @@ from quiltwork.composite import Composite
 from quiltwork.errors import InvalidOption
 from quiltwork.evaluate.bits_per_byte import score
 from quiltwork.evaluate.scores import Cell, Routing, Row, Sample, Scores, Token
-from quiltwork.evaluate.trace import Trace
+from quiltwork.evaluate.trace import Trace, token_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,6 +41,11 @@ class HeldOut:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
+        for option in ("max_length", "batch_size"):
+            if getattr(self, option) < 1:
+                raise InvalidOption(
+                    f"{option}={getattr(self, option)}", why="it must be positive", mend="Choose 1 or more."
+                )
         for name, documents in self.domains.items():
             if not any(documents):
                 raise InvalidOption(
@@ -116,7 +121,9 @@ def run(
         active = trace.active_parameters()
         if sample_tokens and slots:
             findings.samples = [
-                _sample(model, tokenizer, trace, domain, documents[0], prefix, slots, name, sample_tokens)
+                _sample(
+                    model, tokenizer, trace, domain, next(filter(None, documents)), prefix, slots, name, sample_tokens
+                )
                 for domain, documents in held_out.domains.items()
             ]
     total = sum(p.numel() for p in model.parameters())
@@ -143,9 +150,9 @@ def _sample(
         model(input_ids=put_in, use_cache=False)
     weights = torch.stack(trace.weights).mean(dim=0)[0]
     tokens = []
-    for token, share in zip(ids, weights, strict=True):
+    for piece, share in zip(token_texts(tokenizer, ids), weights, strict=True):
         best = int(share.argmax())
-        tokens.append(Token(text=tokenizer.decode([token]), slot=slots[best], weight=float(share[best])))
+        tokens.append(Token(text=piece, slot=slots[best], weight=float(share[best])))
     return Sample(domain=domain, method=name, tokens=tuple(tokens))
 
 
@@ -215,14 +222,16 @@ def score_matrix(
     for name, make in candidates.others.items():
         methods[name] = score_one(name, make()).row
     alone = {p: score_one(f"{p} alone", c.model()).row for p, c in candidates.alone.items()}
+    left_out = {m: _left_out(candidates.methods[m], m, score_one) for m in candidates.leave_one_out}
     return Scores(
         machine=machine(),
-        parties=held_out.parties,
+        # an owner who scores its own text only still leaves the others out, one by one
+        parties=tuple(dict.fromkeys((*held_out.parties, *alone, *(p for rows in left_out.values() for p in rows)))),
         public=held_out.public,
         domains=tuple(held_out.domains),
         methods=methods,
         alone=alone,
-        leave_one_out={m: _left_out(candidates.methods[m], m, score_one) for m in candidates.leave_one_out},
+        leave_one_out=left_out,
         routing=routing,
         samples=tuple(samples),
     )

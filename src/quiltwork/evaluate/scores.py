@@ -289,8 +289,8 @@ def merge(first: Scores, *others: Scores) -> Scores:
     """Join the parts that several owners scored, each on its own machine.
 
     Names and cells are united. ``seconds`` is the longest of the parts (the owners ran side by side),
-    ``created`` the latest, ``opt_out_identical`` false if any part saw a difference. Sizes of a model must
-    agree.
+    ``created`` the latest, ``opt_out_identical`` false if any part saw a difference. ``active_params``, which
+    depends on the text where a router decides, is the largest; total sizes must agree.
 
     Raises:
         InvalidOption: two parts disagree: another base, or two values for one cell, size, share or release.
@@ -340,7 +340,7 @@ def _merge_rows(what: str, a: Mapping[str, Row], b: Mapping[str, Row]) -> dict[s
         left, right, label = a[name], b[name], f"{what} {name}"
         merged[name] = Row(
             domains=_unite(f"cell {label} /", left.domains, right.domains),
-            active_params=_same(f"active_params of {label}", left.active_params, right.active_params),
+            active_params=max(left.active_params, right.active_params),
             total_params=_same(f"total_params of {label}", left.total_params, right.total_params),
             seconds=max(left.seconds, right.seconds),
         )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from quiltwork.models.bank import ExpertBank, RowRouter
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def _parameters(module: nn.Module) -> int:
@@ -30,6 +30,22 @@ def routers(model: nn.Module) -> list[nn.Module]:
     from quiltwork.models.native.evidence import EvidenceRouter
 
     return [m for m in model.modules() if isinstance(m, RowRouter | EvidenceRouter | MemberWeights)]
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: list[int], *, skip_special: bool = False) -> list[str]:
+    """The text that each token adds; together they are the text of all.
+
+    A token that ends amid a character adds nothing, and the one that completes the character all of it.
+    """
+    pieces: list[str] = []
+    told = 0
+    for end in range(1, len(ids) + 1):
+        text = str(tokenizer.decode(ids[:end], skip_special_tokens=skip_special, clean_up_tokenization_spaces=False))
+        if end < len(ids):
+            text = text.rstrip("\ufffd")
+        pieces.append(text[told:])
+        told = max(told, len(text))
+    return pieces
 
 
 class Trace:

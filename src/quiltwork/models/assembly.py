@@ -244,10 +244,17 @@ class Experts:
         """The checkpoint in the family's public mixture format, or in quiltwork's own.
 
         Raises:
-            ExportError: the public format cannot hold the router, or the model has no party left.
+            ExportError: the public format cannot hold the router, the base's feed-forward blocks have biases, or the
+                model has no party left.
         """
         if not self.parties:
             raise ExportError("a mixture of no experts", why="every party is gone", mend="Use the base itself.")
+        if self.body.config.get("mlp_bias"):
+            raise ExportError(
+                "config field 'mlp_bias' of the base",
+                why="an ffn expert holds the weights of the feed-forward projections, and no biases",
+                mend="Compose full experts: Soup, Ensemble, or PrefixEvidence with scope='full'.",
+            )
         return self._portable() if layout == "portable" else self._native()
 
     def _portable(self) -> Checkpoint:
@@ -256,7 +263,7 @@ class Experts:
             raise ExportError(
                 f"the prefix-evidence router in a {moe.model_type} checkpoint",
                 why="the format holds one row an expert and layer, and this router is a state over the prefix",
-                mend="Export native, or compose with LearnedRows, the nearest router that the format holds.",
+                mend="Export native, or compose with learned_rows (LearnedRows), the nearest router the format holds.",
             )
         if router.offsets:
             raise ExportError(

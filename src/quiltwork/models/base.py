@@ -41,6 +41,7 @@ _IDENTITY = (
     "mlp_bias",
     "tie_word_embeddings",
 )
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -99,7 +100,7 @@ class Base:
 
     Attributes:
         path: its directory.
-        config: config.json.
+        config: config.json, with the fields filled in that its family leaves to defaults.
         family: its row in the table of families.
         tensors: every tensor by its name on disk.
     """
@@ -225,13 +226,20 @@ def open_base(path: str | Path) -> Base:
         )
     config = read_json(path / "config.json")
     family = family_of(config, where=f"'{path / 'config.json'}'")
-    base = Base(path, config, family, open_tensors(path))
-    missing = [family.ffn_name(layer, role) for layer in range(base.layers) for role in ROLES]
-    missing = [name for name in missing if name not in base.tensors]
+    for field in _SIZES:
+        if not isinstance(config.get(field), int) or config[field] < 1:
+            raise CheckpointError(
+                f"config field '{field}' of base '{path}'",
+                why=f"it is {config.get(field)!r}, and a size is needed",
+                mend="Fetch the checkpoint again.",
+            )
+    base = Base(path, family.complete(config), family, open_tensors(path))
+    # transformers fills missing tensors with random numbers and goes on
+    missing = [name for name in family.tensor_names(config) if name not in base.tensors]
     if missing:
         raise CheckpointError(
             f"base '{path}'",
-            why=f"{len(missing)} feed-forward tensors are missing, the first is '{missing[0]}'",
+            why=f"tensors are missing ({len(missing)}), the first is '{missing[0]}'",
             mend="Fetch the checkpoint again, or check that it is a dense model.",
         )
     return base
@@ -253,7 +261,11 @@ def open_tensors(path: Path) -> dict[str, Source]:
                 mend="Convert the weights to safetensors; other formats can run code when they are read.",
             )
         return open_file(path / "model.safetensors")
-    weight_map = read_json(index).get("weight_map", {})
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(
+            f"'{index}'", why="its weight_map does not name a file for each tensor", mend="Fetch the checkpoint again."
+        )
     files = {name: open_file(path / name) for name in sorted(set(weight_map.values())) if Path(name).name == name}
     table: dict[str, Source] = {}
     for tensor, name in sorted(weight_map.items()):

@@ -99,6 +99,9 @@ class Family:
         name: ``model_type`` of the dense checkpoints.
         architecture: class named in ``architectures``.
         ffn: tensor name of one feed-forward projection, with ``{layer}`` and ``{role}``.
+        norms: a layer's norms, after ``model.layers.{layer}.``.
+        defaults: what transformers' class of the family assumes for a config field that is left out. Mixture formats
+            assume otherwise, so a config is completed before it becomes another format's.
         moe: the mixture format with the same body.
         pre_norm: True if the feed-forward block reads a normalised residual stream. Then the scale of its output
             matters and top-k weights that do not sum to one change the model.
@@ -107,12 +110,35 @@ class Family:
     name: str
     architecture: str
     ffn: str
+    norms: tuple[str, ...]
+    defaults: tuple[tuple[str, Any], ...]
     moe: MoEFormat
     pre_norm: bool
 
     def ffn_name(self, layer: int, role: Role) -> str:
         """Tensor name of the dense model's projection ``role`` in ``layer``."""
         return self.ffn.format(layer=layer, role=role)
+
+    def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """``config`` with every field that the family's class would fill in."""
+        full = dict(self.defaults) | dict(config)
+        if full["num_key_value_heads"] is None:
+            full["num_key_value_heads"] = full["num_attention_heads"]
+        if "head_dim" in full and full["head_dim"] is None:
+            full["head_dim"] = full["hidden_size"] // full["num_attention_heads"]
+        return full
+
+    def tensor_names(self, config: Mapping[str, Any]) -> list[str]:
+        """Every tensor that a dense checkpoint with this config must hold (it may hold a tied head besides)."""
+        attention = [f"self_attn.{letter}_proj" for letter in "qkvo"]
+        parts = [f"{name}.weight" for name in (*attention, *self.norms)]
+        parts += [f"{name}.bias" for name in attention if config.get("attention_bias")]
+        parts += [f"mlp.{role}.bias" for role in ROLES if config.get("mlp_bias")]
+        layers = range(int(config["num_hidden_layers"]))
+        names = ["model.embed_tokens.weight", "model.norm.weight"]
+        names += [] if config.get("tie_word_embeddings") else ["lm_head.weight"]
+        names += [self.ffn_name(layer, role) for layer in layers for role in ROLES]
+        return names + [f"model.layers.{layer}.{part}" for layer in layers for part in parts]
 
 
 _DENSE_FFN = "model.layers.{layer}.mlp.{role}.weight"
@@ -136,13 +162,56 @@ MIXTRAL = MoEFormat(
     router="model.layers.{layer}.block_sparse_moe.gate.weight",
     count_field="num_local_experts",
     renormalises="always",
-    forbidden=("attention_bias", "mlp_bias"),
+    forbidden=("attention_bias",),
     extra=(("router_aux_loss_coef", 0.001), ("router_jitter_noise", 0.0), ("sliding_window", None)),
 )
 
+_DEFAULTS: tuple[tuple[str, Any], ...] = (
+    ("num_key_value_heads", None),
+    ("hidden_act", "silu"),
+    ("max_position_embeddings", 2048),
+    ("attention_bias", False),
+    ("tie_word_embeddings", False),
+)
+
 FAMILIES: Mapping[str, Family] = {
-    "olmo2": Family("olmo2", "Olmo2ForCausalLM", _DENSE_FFN, FLEX_OLMO, pre_norm=False),
-    "llama": Family("llama", "LlamaForCausalLM", _DENSE_FFN, MIXTRAL, pre_norm=True),
+    "olmo2": Family(
+        name="olmo2",
+        architecture="Olmo2ForCausalLM",
+        ffn=_DENSE_FFN,
+        norms=(
+            "self_attn.q_norm",
+            "self_attn.k_norm",
+            "post_attention_layernorm",
+            "post_feedforward_layernorm",
+        ),
+        defaults=(
+            *_DEFAULTS,
+            ("rms_norm_eps", 1e-5),
+            ("pad_token_id", 1),
+            ("bos_token_id", None),
+            ("eos_token_id", 50279),
+        ),
+        moe=FLEX_OLMO,
+        pre_norm=False,
+    ),
+    "llama": Family(
+        name="llama",
+        architecture="LlamaForCausalLM",
+        ffn=_DENSE_FFN,
+        norms=("input_layernorm", "post_attention_layernorm"),
+        defaults=(
+            *_DEFAULTS,
+            ("rms_norm_eps", 1e-6),
+            ("head_dim", None),
+            ("mlp_bias", False),
+            ("pad_token_id", None),
+            ("bos_token_id", 1),
+            ("eos_token_id", 2),
+        ),
+        moe=MIXTRAL,
+        pre_norm=True,
+    ),
 }
 
 

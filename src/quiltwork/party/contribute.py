@@ -11,8 +11,10 @@ under differential privacy (see ``evidence/release.py``).
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from quiltwork.contribution.kinds import (
@@ -33,9 +36,9 @@ from quiltwork.contribution.kinds import (
     StatisticsMethod,
     TokenHistogramStatistic,
 )
-from quiltwork.contribution.manifest import BaseReference, TrainingSummary
+from quiltwork.contribution.manifest import BaseReference, Card, PartyName, Short, TrainingSummary
 from quiltwork.contribution.sealed import Contribution
-from quiltwork.contribution.store import Draft, write
+from quiltwork.contribution.store import Draft, read, write
 from quiltwork.errors import InvalidOption, StorageError
 from quiltwork.evidence.bigrams import CELLS, document_cells
 from quiltwork.evidence.histogram import TokenHistogram
@@ -49,6 +52,7 @@ from quiltwork.party.training import TrainingPlan, TrainingResult, train
 from quiltwork.privacy.events import Event, ExactEvent
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
     from transformers import PreTrainedTokenizerBase
 
 SHUFFLE_BUFFER = 32768
@@ -85,6 +89,7 @@ class Order:
     card: str = ""
 
     def __post_init__(self) -> None:
+        self._check_words()
         names = [scope.name for scope in self.scopes]
         if len(set(names)) < len(names):
             raise InvalidOption(f"scopes {names}", why="a scope is given twice", mend="Name each scope once.")
@@ -92,6 +97,18 @@ class Order:
             raise InvalidOption(
                 "an empty order", why="it releases nothing", mend="Choose a scope, a histogram or moments."
             )
+
+    def _check_words(self) -> None:
+        """Refuse now what writing would refuse after hours of training."""
+        for name, kind in (("party", PartyName), ("licence", Short), ("card", Card)):
+            try:
+                TypeAdapter(kind).validate_python(getattr(self, name))
+            except ValidationError as error:
+                raise InvalidOption(
+                    f"{name} {getattr(self, name)[:100]!r}",
+                    why=error.errors()[0]["msg"],
+                    mend="Choose one that docs/format.md allows.",
+                ) from error
 
 
 def contribute(
@@ -111,7 +128,8 @@ def contribute(
         fragment: the party's documents.
         target: directory to make.
         order: what to release.
-        state_dir: where training keeps its state, so that an interrupted run goes on; removed when done.
+        state_dir: where training keeps its state, a folder a scope, so that an interrupted run goes on; these folders
+            are removed when done, and ``state_dir`` too if nothing else is in it.
         overwrite: replace an existing contribution.
         force_cpu: do not use an accelerator that is there.
 
@@ -137,8 +155,15 @@ def contribute(
     for scope in order.scopes:
         place = Path(state_dir) / scope.name if state_dir else None
         model = base.load_model()
-        results[scope.name] = _train_scope(model, scope, order, documents, separator_id(tokenizer), place, force_cpu)
+        subject = {"base": base.digest, "party": order.party, "scope": repr(scope)}
+        results[scope.name] = _train_scope(
+            model, scope, order, documents, separator_id(tokenizer), place, subject, force_cpu
+        )
         tensors |= scope.tensors(model, base)
+    processes = _processes()
+    if processes is not None and not processes.is_main_process:
+        processes.wait_for_everyone()
+        return read(target)
     statistics, events = _summarise(base, order, documents, separator_id(tokenizer), tensors)
     draft = Draft(
         party=order.party,
@@ -153,8 +178,27 @@ def contribute(
     )
     contribution = write(target, draft, overwrite=overwrite)
     if state_dir is not None:
-        shutil.rmtree(state_dir, ignore_errors=True)
+        _forget(Path(state_dir), order.scopes)
+    if processes is not None:
+        processes.wait_for_everyone()
     return contribution
+
+
+def _processes() -> PartialState | None:
+    """The group of processes that train together, or None for a single one; only its main process writes."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    from accelerate import PartialState
+
+    return PartialState()
+
+
+def _forget(state_dir: Path, scopes: Sequence[Scope]) -> None:
+    """Remove what training kept, and nothing that someone else put there."""
+    for scope in scopes:
+        shutil.rmtree(state_dir / scope.name, ignore_errors=True)
+    with suppress(OSError):
+        state_dir.rmdir()
 
 
 def reference(base: Base) -> BaseReference:
@@ -204,6 +248,7 @@ def _train_scope(
     documents: Callable[[], Iterable[Sequence[int]]],
     separator: int,
     place: Path | None,
+    subject: dict[str, str],
     force_cpu: bool,
 ) -> TrainingResult:
     # the seed is set again inside ``train``; preparing draws nothing from the global generator
@@ -213,6 +258,7 @@ def _train_scope(
         block_stream(documents, order.plan, separator),
         order.plan,
         state_dir=place,
+        subject=subject,
         label=f"{order.party}: {scope.name} expert",
         force_cpu=force_cpu,
     )

@@ -11,6 +11,7 @@ A scope turns the base into a module with some parameters trainable, and after t
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from quiltwork.contribution.kinds import FFNExpert, FullExpert
-from quiltwork.errors import InvalidOption
+from quiltwork.errors import CheckpointError, InvalidOption
 from quiltwork.models.bank import AnchorDraw, CoordinatedFFN
 from quiltwork.models.base import Base
 from quiltwork.models.families import ROLES
@@ -51,7 +52,13 @@ class FFNScope:
                 why="it is a share of the sequences",
                 mend="Choose one in [0, 1].",
             )
-        if self.bias is not None and not self.bias < 0:
+        if self.top_k is not None and not 1 <= self.top_k <= 1024:
+            raise InvalidOption(
+                f"top_k={self.top_k}",
+                why="it is a number of experts that answer a token",
+                mend="Choose one from 1 to 1024, or None for all.",
+            )
+        if self.bias is not None and not -math.inf < self.bias < 0:
             raise InvalidOption(
                 f"bias={self.bias}",
                 why="the bias is used as min(bias, 0), which has no gradient from zero upwards",
@@ -64,7 +71,17 @@ class FFNScope:
         return "ffn"
 
     def prepare(self, model: PreTrainedModel, party: str) -> AnchorDraw:
-        """Freeze the body and put a trainable expert beside each FFN, in place."""
+        """Freeze the body and put a trainable expert beside each FFN, in place.
+
+        Raises:
+            CheckpointError: the FFNs have biases, which an ffn expert does not hold.
+        """
+        if getattr(model.config, "mlp_bias", False):
+            raise CheckpointError(
+                "config field 'mlp_bias' of the base",
+                why="an ffn expert holds the weights of the feed-forward projections, and no biases",
+                mend="Train the scope 'full'.",
+            )
         model.requires_grad_(False)
         draw = AnchorDraw(self.anchor_share)
         for number, layer in enumerate(model.model.layers):
@@ -114,6 +131,12 @@ class FullScope:
     """
 
     dtype: str = "base"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("base", "float32", "bfloat16"):
+            raise InvalidOption(
+                f"dtype={self.dtype!r}", why="differences are not released in it", mend="Use base, float32 or bfloat16."
+            )
 
     @property
     def name(self) -> str:

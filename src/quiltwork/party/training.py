@@ -3,34 +3,43 @@
 The loop knows nothing of parties or scopes: it optimises whatever parameters of the model require gradients. Devices,
 mixed precision and several processes are accelerate's business (``accelerate launch`` or one plain process).
 
-Every ``save_every`` steps, and when interrupted (after the step in progress), the whole state (weights, optimiser,
-schedule, random numbers) is saved under a temporary name and renamed; a later call with the same plan and folder goes
-on from there and ends with the same weights as an uninterrupted run on the same machine.
+Every ``save_every`` steps, at the end, and when interrupted (after the step in progress), the whole state (weights,
+optimiser, losses, random numbers) is saved under a temporary name and renamed; a later call with the same plan and
+folder goes on from there and ends with the same weights as an uninterrupted run on the same machine.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from quiltwork.errors import Interrupted, InvalidOption, StorageError
 from quiltwork.files import storage_error, write_file
 from quiltwork.progress import Progress
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+PRECISIONS = ("no", "bf16", "fp16")
+"""Mixed precisions of a plan."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +84,29 @@ class TrainingPlan:
             "learning_rate",
             "clip",
         ):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise InvalidOption(
-                    f"{name}={getattr(self, name)}", why="it must be positive", mend="Choose a larger value."
+                    f"{name}={getattr(self, name)}", why="it must be positive and finite", mend="Choose another value."
                 )
+        for name, most in (
+            ("warmup", 1),
+            ("final_rate", 1),
+            ("weight_decay", 1e9),
+            ("learning_rate", 1e9),
+            ("seed", 2**32 - 1),
+        ):
+            if not 0 <= getattr(self, name) <= most:
+                raise InvalidOption(
+                    f"{name}={getattr(self, name)}",
+                    why=f"it lies outside 0 ... {most}",
+                    mend="Choose a value within.",
+                )
+        if self.precision not in PRECISIONS:
+            raise InvalidOption(
+                f"precision={self.precision!r}",
+                why="there is no such mixed precision",
+                mend=f"Choose one of {', '.join(PRECISIONS)}.",
+            )
         if self.batch_size % self.accumulation:
             raise InvalidOption(
                 f"accumulation={self.accumulation}",
@@ -106,9 +134,9 @@ class TrainingResult:
     """What a run did.
 
     Attributes:
-        losses: mean loss in nats a token of each optimiser step since the run (or its resumption) began.
+        losses: mean loss in nats a token of each optimiser step, those before a resumption included.
         tokens: tokens trained on, all steps together.
-        seconds: wall time of this process's part of the run.
+        seconds: wall time since the run or its resumption began.
     """
 
     losses: list[float]
@@ -133,6 +161,7 @@ def train(
     plan: TrainingPlan,
     *,
     state_dir: Path | None = None,
+    subject: Mapping[str, str] = MappingProxyType({}),
     label: str = "training",
     force_cpu: bool = False,
 ) -> TrainingResult:
@@ -143,18 +172,24 @@ def train(
         make_blocks: starts the endless stream of int64 arrays ``[sequence_length]``, the same at every call.
         plan: steps, sizes, rates.
         state_dir: where to keep the state for resuming; None keeps none.
+        subject: whatever else a state must have in common with the run that goes on from it, by name.
         label: what the progress display calls the work.
         force_cpu: do not use an accelerator that is there.
 
     Raises:
         Interrupted: the user stopped the run; the state is saved if ``state_dir`` is given.
         StorageError: the state could not be written.
-        InvalidOption: ``state_dir`` belongs to a run with another plan.
+        InvalidOption: ``state_dir`` belongs to a run with another plan or subject, or the loss is not finite any more.
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
     from accelerate.utils import DataLoaderConfiguration, set_seed
 
     set_seed(plan.seed)
+    # at every state it warns that tied weights are saved once
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
+    # accelerate keeps the precision of a process's first run for all that follow
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
         cpu=force_cpu,
         gradient_accumulation_steps=plan.accumulation,
@@ -166,12 +201,16 @@ def train(
     micro = plan.batch_size // plan.accumulation
     loader = DataLoader(_Blocks(make_blocks), batch_size=micro, drop_last=True)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    state = _State(state_dir, plan, accelerator)
-    done = state.resume()
-    model.train()
-    losses: list[float] = []
+    state = _State(state_dir, plan, subject, accelerator)
+    losses = state.losses()
+    done = len(losses)
     began = time.monotonic()
-    batches = islice(iter(loader), done * plan.accumulation, None)
+    batches = iter(loader)
+    # wind the stream forward before the random numbers are restored: starting it draws one
+    for _ in range(done * plan.accumulation):
+        next(batches)
+    state.load()
+    model.train()
     with (
         Progress(label, plan.steps, done=done, enabled=accelerator.is_main_process) as progress,
         _stop_flag() as stop,
@@ -180,17 +219,22 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = plan.learning_rate * plan.rate(step)
             losses.append(_optimiser_step(accelerator, model, optimizer, batches, plan, trainable))
+            if not math.isfinite(losses[-1]):
+                raise InvalidOption(
+                    f"{label} at step {step + 1} of {plan.steps}",
+                    why=f"the loss is {losses[-1]}: training has diverged at learning_rate={plan.learning_rate}",
+                    mend="Choose a smaller learning rate.",
+                )
             progress.advance(f"loss {losses[-1]:.3f}")
-            done = step + 1
-            if done < plan.steps and (stop.is_set() or done % plan.save_every == 0):
-                state.save(done)
-            if stop.is_set() and done < plan.steps:
+            if stop.is_set() or step + 1 == plan.steps or (step + 1) % plan.save_every == 0:
+                state.save(losses)
+            if stop.is_set():
                 raise Interrupted(
-                    f"{label} at step {done} of {plan.steps}",
+                    f"{label} at step {step + 1} of {plan.steps}",
                     why="it was told to stop",
                     mend="Run the same command again: it goes on from here." if state_dir else "Run it again.",
                 )
-    model.eval()
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
     return TrainingResult(
         losses=losses,
         tokens=plan.steps * plan.batch_size * plan.sequence_length,
@@ -215,7 +259,7 @@ def _stop_flag() -> Iterator[threading.Event]:
 
 
 def _optimiser_step(
-    accelerator: Any,
+    accelerator: Accelerator,
     model: nn.Module,
     optimizer: Any,
     batches: Iterator[torch.Tensor],
@@ -238,56 +282,85 @@ def _optimiser_step(
 
 
 class _State:
-    """Checkpoints of one run in one folder: ``step-N/`` with ``plan.json``."""
+    """Checkpoints of one run in one folder: ``step-N/``, and ``plan.json``, which says which one counts."""
 
-    def __init__(self, folder: Path | None, plan: TrainingPlan, accelerator: Any) -> None:
+    def __init__(
+        self, folder: Path | None, plan: TrainingPlan, subject: Mapping[str, str], accelerator: Accelerator
+    ) -> None:
         self._folder = folder
-        self._plan = asdict(plan)
+        self._run = {**asdict(plan), **subject}
         self._accelerator = accelerator
 
-    def resume(self) -> int:
-        """Load the newest state, if there is one; returns the steps already done."""
+    def _stored(self) -> dict[str, Any] | None:
         if self._folder is None or not (self._folder / "plan.json").exists():
-            return 0
-        stored = json.loads((self._folder / "plan.json").read_text())
-        if stored["plan"] != self._plan:
-            changed = [k for k, v in self._plan.items() if stored["plan"].get(k) != v]
+            return None
+        try:
+            stored = json.loads((self._folder / "plan.json").read_text())
+            return {name: stored[name] for name in ("run", "state", "losses")}
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise InvalidOption(
+                f"state folder '{self._folder}'",
+                why="its plan.json is not one that this version of quiltwork wrote",
+                mend="Remove the folder to start anew.",
+            ) from error
+
+    def losses(self) -> list[float]:
+        """The losses of the steps already done."""
+        stored = self._stored()
+        if stored is None:
+            return []
+        if stored["run"] != self._run:
+            changed = sorted(k for k in {*self._run, *stored["run"]} if stored["run"].get(k) != self._run.get(k))
             raise InvalidOption(
                 f"state folder '{self._folder}'",
                 why=f"it belongs to a run with other settings ({', '.join(changed)})",
                 mend="Use the settings of that run, or remove the folder to start anew.",
             )
-        self._accelerator.load_state(str(self._folder / stored["state"]))
-        return int(stored["step"])
+        return list(stored["losses"])
 
-    def save(self, step: int) -> None:
-        """Write the state after ``step`` steps, then forget the one before it."""
+    def load(self) -> None:
+        """Restore weights, optimiser and random numbers, if there is a state."""
+        if (stored := self._stored()) is not None:
+            assert self._folder is not None
+            self._accelerator.load_state(str(self._folder / stored["state"]))
+
+    def save(self, losses: list[float]) -> None:
+        """Write the state after as many steps as there are ``losses``, then forget the one before it.
+
+        All processes write into one partial folder, and the main one publishes it.
+        """
         if self._folder is None:
             return
-        name = f"step-{step}"
-        partial = self._folder / f".{name}.partial"
+        partial = self._folder / ".state.partial"
+        main = self._accelerator.is_main_process
         try:
-            shutil.rmtree(partial, ignore_errors=True)
+            if main:
+                shutil.rmtree(partial, ignore_errors=True)
+            self._accelerator.wait_for_everyone()
             self._accelerator.save_state(str(partial))
-            if not self._accelerator.is_main_process:
-                return
-            shutil.rmtree(self._folder / name, ignore_errors=True)
-            partial.rename(self._folder / name)
+            self._accelerator.wait_for_everyone()
+            if main:
+                self._publish(partial, losses)
         except OSError as error:
             raise storage_error(self._folder, error) from error
-        except RuntimeError as error:
-            # torch's own writer reports a full disk as a RuntimeError
+        except (RuntimeError, SafetensorError) as error:
+            # the writers of torch and safetensors report a full disk in errors of their own
             raise StorageError(
                 f"writing '{self._folder}'",
                 why=str(error).splitlines()[0],
                 mend="Free some space, then run again.",
             ) from error
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        write_file(
-            self._folder / "plan.json",
-            json.dumps({"plan": self._plan, "step": step, "state": name}, indent=2),
-        )
+            if main:
+                shutil.rmtree(partial, ignore_errors=True)
+
+    def _publish(self, partial: Path, losses: list[float]) -> None:
+        assert self._folder is not None
+        name = f"step-{len(losses)}"
+        shutil.rmtree(self._folder / name, ignore_errors=True)
+        partial.rename(self._folder / name)
+        content = {"run": self._run, "state": name, "losses": losses}
+        write_file(self._folder / "plan.json", json.dumps(content, indent=2))
         for old in self._folder.glob("step-*"):
             if old.name != name:
                 shutil.rmtree(old, ignore_errors=True)

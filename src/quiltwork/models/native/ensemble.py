@@ -131,6 +131,7 @@ class QuiltworkEnsembleForCausalLM(PreTrainedModel, GenerationMixin):
     base_model_prefix = "members"
     _supports_sdpa = True
     _supports_attention_backend = True
+    _keep_in_fp32_modules_strict = ["evidence"]  # noqa: RUF012 - the shape transformers asks for
 
     def __init__(self, config: QuiltworkEnsembleConfig) -> None:
         super().__init__(config)

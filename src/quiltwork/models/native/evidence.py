@@ -64,7 +64,8 @@ class EvidenceRouter(nn.Module):
         self.settings = dict(settings)
         self.slots = len(settings["weights"])
         rows = self.slots - 1 + int(settings["public"])
-        self.register_buffer("rows", torch.zeros(rows, settings["symbols"]))
+        # float32 whatever the weights' type: rounded log-probabilities would add up over a prefix
+        self.register_buffer("rows", torch.zeros(rows, settings["symbols"], dtype=torch.float32))
 
     def _hypotheses(self) -> list[int]:
         """The slot that each hypothesis speaks for; the hypotheses are public, none of them, parties."""

@@ -71,6 +71,7 @@ class QuiltworkMoEForCausalLM(PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = False
     _supports_sdpa = True
     _supports_attention_backend = True
+    _keep_in_fp32_modules_strict = ["evidence"]  # noqa: RUF012 - the shape transformers asks for
 
     def __init__(self, config: QuiltworkMoEConfig) -> None:
         super().__init__(config)
