@@ -5,7 +5,7 @@
 '0.1.0'
 """
 
-from quiltwork.models.native.register import register_when_imported
+from quiltwork.models.register import register_when_imported
 
 __version__ = "0.1.0"
 

@@ -151,7 +151,7 @@ class Composite:
         """The model in memory, in evaluation mode, from the same tensors that ``save`` writes (native layout)."""
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        from quiltwork.models.native.register import register
+        from quiltwork.models.register import register
 
         register()
         checkpoint = self.assembly.checkpoint("native")

@@ -80,7 +80,6 @@ def expert_draft(**changes: Any) -> Draft:
             batch_size=2,
             learning_rate=1e-3,
             seed=0,
-            seconds=0.25,
             loss_first=3.5,
             loss_last=3.0,
             software={"torch": "2.4"},

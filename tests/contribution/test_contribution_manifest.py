@@ -187,7 +187,7 @@ def test_every_field_is_spelled_out(fields: dict[str, Any]) -> None:
         lambda data: b" " + data,
         lambda data: data.replace(b"  ", b"   ", 1),
         lambda data: data.replace(b"0.001", b"1e-3"),
-        lambda data: data.replace(b"0.25", b"0.250"),
+        lambda data: data.replace(b"3.5", b"3.50"),
         lambda data: data.replace(b"100.0", b"100"),
         lambda data: data.replace(b"\\u2013", "–".encode()),
         lambda data: data.replace(b"acme", b"\\u0061cme"),

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from quiltwork.compose.alone import Alone
 from quiltwork.compose.ensemble import Ensemble
@@ -15,7 +17,7 @@ from quiltwork.compose.method import Method, compose
 from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.evaluate.bits_per_byte import score, windows
-from quiltwork.evaluate.trace import Trace, routers
+from quiltwork.evaluate.trace import Trace, routers, token_texts
 from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.models.base import Base
 
@@ -32,6 +34,11 @@ Build = Callable[[Method], Any]
 @pytest.fixture(scope="module")
 def base(tiny_base: Callable[[str], Base]) -> Base:
     return tiny_base(FAMILY)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base: Base) -> Any:
+    return base.load_tokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -225,3 +232,21 @@ def test_the_last_pass_can_be_looked_at(build: Build, base: Base) -> None:
         model(input_ids=torch.ones(2, 5, dtype=torch.long))
     assert [tuple(w.shape) for w in trace.weights] == [(2, 5, 4)] * base.layers
     assert all(torch.allclose(w.sum(-1), torch.ones(2, 5), atol=1e-5) for w in trace.weights)
+
+
+# texts of tokens ------------------------------------------------------
+
+
+@given(st.text(max_size=20))
+@settings(max_examples=60, deadline=None)
+@example("naïve 東京 🜚\ufffd\ufffd and \ufffd, \t double  space . ")
+def test_the_pieces_of_a_text_make_the_text(tokenizer: Any, text: str) -> None:
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    pieces = token_texts(tokenizer, ids)
+    assert len(pieces) == len(ids)
+    assert "".join(pieces) == text
+
+
+def test_negative_control_tokens_decoded_one_by_one_do_not(tokenizer: Any) -> None:
+    ids = tokenizer.encode("東京", add_special_tokens=False)
+    assert "".join(tokenizer.decode([i]) for i in ids) != "東京" == "".join(token_texts(tokenizer, ids))

@@ -322,7 +322,7 @@ def test_a_foreign_cache_with_tokens_is_refused_and_an_empty_one_is_not(method: 
 
 @pytest.mark.parametrize("method", [*EVIDENCE, "uniform", "likelihood"])
 def test_embeddings_instead_of_tokens_are_refused(method: str, model_of: Models) -> None:
-    with pytest.raises(InvalidOption, match="inputs_embeds: .*read.* token ids"):
+    with pytest.raises(InvalidOption, match=r"inputs_embeds: .*read.* token ids"):
         model_of(method, "olmo2")(inputs_embeds=torch.zeros(1, 2, 32))
 
 

@@ -53,6 +53,7 @@ class Story:
     def __post_init__(self) -> None:
         self.leaver = LEAVER
         self._began = time.monotonic()
+        self._seconds: dict[str, float] = {}
         for name in ("base_steps", "steps", "budget", "test_bytes", "jobs"):
             if getattr(self, name) < 1:
                 raise InvalidOption(
@@ -154,7 +155,9 @@ class Story:
         command += ["--out", str(self.out / "contributions" / name), "--scope", "ffn", "--scope", "full"]
         command += ["--steps", str(self.steps), "--sequence-length", str(LENGTH), "--seed", str(self.seed)]
         command += ["--licence", "LicenseRef-demo", "--confine", "--state", str(self.out / "states" / name)]
+        began = time.monotonic()
         self._process(command, name)
+        self._seconds[name] = round(time.monotonic() - began, 1)
 
     def _process(self, arguments: list[str], name: str) -> None:
         """Run a quiltwork command as a process of its own, its notes passed on as they come."""
@@ -287,9 +290,8 @@ class Story:
         releases = {}
         for c in self.contributions:
             epsilon = price(c.manifest.privacy, delta=1e-6)
-            seconds = c.manifest.training.seconds if c.manifest.training else 0.0
             bound = epsilon if math.isfinite(epsilon) else None
-            releases[c.party] = Release(digest=c.digest, bytes=c.bytes, seconds=seconds, epsilon=bound)
+            releases[c.party] = Release(digest=c.digest, bytes=c.bytes, seconds=self._seconds[c.party], epsilon=bound)
         return releases
 
 

@@ -87,7 +87,6 @@ class TrainingSummary(Record):
         batch_size: sequences in a step.
         learning_rate: the peak.
         seed: of order and initialisation.
-        seconds: wall time.
         loss_first: loss at the first step, in nats a token; a function of private text.
         loss_last: loss at the last step, likewise.
         software: name to version.
@@ -99,7 +98,6 @@ class TrainingSummary(Record):
     batch_size: Positive
     learning_rate: Annotated[float, Field(ge=0)]
     seed: int
-    seconds: Annotated[float, Field(ge=0)]
     loss_first: float | None = None
     loss_last: float | None = None
     software: Annotated[dict[Short, Short], Field(max_length=64)]

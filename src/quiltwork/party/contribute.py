@@ -335,7 +335,6 @@ def _training_summary(order: Order, results: dict[str, TrainingResult]) -> Train
         batch_size=plan.batch_size,
         learning_rate=plan.learning_rate,
         seed=plan.seed,
-        seconds=round(sum(run.seconds for run in runs), 3),
         loss_first=runs[-1].losses[0] if told else None,
         loss_last=runs[-1].losses[-1] if told else None,
         software={n: importlib.metadata.version(n) for n in ("quiltwork", "torch", "transformers")},

@@ -4,3 +4,7 @@
 whose predictions are mixed. Both are ordinary ``PreTrainedModel`` classes: after ``import quiltwork`` the Auto classes
 of transformers load them.
 """
+
+# first, since its import registers the formats (models/register.py), which imports the modules of this package; were it
+# one of them that imports the Auto models, it would be asked for its classes before it has any
+import transformers.models.auto.modeling_auto  # noqa: F401

@@ -1,0 +1,74 @@
+"""The table of method names: each row makes its method, knows its options, and refuses others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from quiltwork.cli.catalog import METHODS, make_method
+from quiltwork.compose.ensemble import Ensemble
+from quiltwork.compose.method import Method
+from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
+from quiltwork.compose.soup import Soup
+from quiltwork.errors import InvalidOption
+
+COMMON: dict[str, Any] = {"weights": {"a": 2.0}, "include": ("a", "b")}
+EVIDENCE: dict[str, Any] = {
+    "features": "tokens",
+    "temperature": 2.0,
+    "half_life": 9.0,
+    "floor": 0.5,
+    "top_k": 2,
+    "minimum_weight": 0.1,
+    "smoothing": 1.0,
+}
+ROWS: dict[str, Any] = {"top_k": 2, "renormalise": False, "bias": True}
+# every option of every method set to something that is not its default
+WHOLE: dict[str, tuple[dict[str, Any], Method]] = {
+    "soup": ({}, Soup(**COMMON)),
+    "uniform_ensemble": ({}, Ensemble("uniform", **COMMON)),
+    "btm": ({"top_k": 2, "temperature": 3.0}, Ensemble("likelihood", top_k=2, temperature=3.0, **COMMON)),
+    "learned_rows": (ROWS, MixtureOfExperts(LearnedRows(**ROWS), **COMMON)),
+    "evidence_ffn": (EVIDENCE, MixtureOfExperts(PrefixEvidence(**EVIDENCE), **COMMON)),
+    "evidence_full": (EVIDENCE, MixtureOfExperts(PrefixEvidence(**EVIDENCE), scope="full", **COMMON)),
+}
+
+
+def test_every_row_is_tested() -> None:
+    assert WHOLE.keys() == METHODS.keys()
+    assert {name: set(options) for name, (options, _) in WHOLE.items()} == {
+        name: set(row.options) for name, row in METHODS.items()
+    }
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_bears_its_name_and_takes_all_its_options(name: str) -> None:
+    assert make_method(name, {}).name == name
+    assert make_method(name.replace("_", "-"), {}) == make_method(name, {})
+    options, method = WHOLE[name]
+    assert make_method(name, options | COMMON) == method
+    assert method != make_method(name, {})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_option_of_another_method_is_refused(name: str) -> None:
+    others = {option for row in METHODS.values() for option in row.options} - set(METHODS[name].options)
+    for option in sorted(others) or ["colour"]:
+        with pytest.raises(InvalidOption) as caught:
+            make_method(name, {option: 1})
+        assert caught.value.what == f"option '{option}'"
+        assert name in caught.value.why
+        assert "include" in caught.value.mend
+
+
+@pytest.mark.parametrize("name", ["", "Soup", "magic", "soup ", "__class__", "quiltwork.compose.soup:Soup"])
+def test_an_unknown_name_is_refused_and_lists_the_known(name: str) -> None:
+    with pytest.raises(InvalidOption) as caught:
+        make_method(name, {})
+    assert all(known in caught.value.mend for known in METHODS)
+
+
+def test_a_value_out_of_its_domain_is_refused_by_the_method() -> None:
+    with pytest.raises(InvalidOption, match="top_k=0"):
+        make_method("btm", {"top_k": 0})
