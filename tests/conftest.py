@@ -91,7 +91,9 @@ def contributions(
                 plan=plan,
                 licence=f"LicenseRef-{party}",
             )
-            contribute(tiny_base(family), open_fragment([fragments[party]]), place / party, order, force_cpu=True)
+            # whoever asks first may be under torch.no_grad()
+            with torch.enable_grad():
+                contribute(tiny_base(family), open_fragment([fragments[party]]), place / party, order, force_cpu=True)
         return tuple(read(place / party) for party in PARTIES)
 
     return lambda family: list(build(family))

@@ -108,7 +108,7 @@ def dotted(node: ast.expr) -> str:
 def dangers(path: Path, source: Path) -> set[str]:
     """Forbidden modules and calls in a file."""
     found = {name.split(".")[0] for name in imports(path, source)} & FORBIDDEN.keys()
-    found |= {name for name in imports(path, source)} & FORBIDDEN.keys()
+    found |= set(imports(path, source)) & FORBIDDEN.keys()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):
             found |= {dotted(node.func)} & FORBIDDEN.keys()

@@ -108,7 +108,7 @@ print("quiltwork" in sys.modules)
         "from transformers import AutoModelForCausalLM\nimport quiltwork",
         "import transformers\nimport quiltwork\nfrom transformers import AutoModelForCausalLM",
         "import quiltwork.models.native.ensemble\nfrom transformers import AutoModelForCausalLM",
-        "from quiltwork.models.native.moe import QuiltworkMoEForCausalLM\nfrom transformers import AutoModelForCausalLM",
+        "import quiltwork.models.native.moe\nfrom transformers import AutoModelForCausalLM",
     ],
     ids=["before", "after", "between", "ensemble-first", "moe-first"],
 )

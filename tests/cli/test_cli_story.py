@@ -103,7 +103,7 @@ def test_text_is_written_apart_by_role_and_owner(told: Story) -> None:
 
 
 def test_held_out_text_ends_with_the_document_that_fills_the_budget(told: Story) -> None:
-    assert told._held_out() == dict.fromkeys([*told.public, *told.parties], ["ten bytes!"])
+    assert told._held_out() == {name: ["ten bytes!"] for name in (*told.public, *told.parties)}
     told.test_bytes = 15
     assert [len(text) for text in told._held_out()[OWNERS[0]]] == [10, 4, 4000]
 

@@ -46,9 +46,7 @@ def test_four_corpora_are_private_and_two_public() -> None:
         *((name, "private") for name in ("stdlib", "headers", "licences", "docstrings")),
         *((name, "public") for name in ("topics", "descriptions")),
     ]
-    assert all(
-        CORPORA[name].name == name and entry.title and entry.provenance for name, entry in CORPORA.items()
-    )
+    assert all(CORPORA[name].name == name and entry.title and entry.provenance for name, entry in CORPORA.items())
 
 
 @pytest.mark.parametrize("name", CORPORA)
@@ -110,9 +108,7 @@ def test_prepare_is_a_function_of_its_arguments(splits: dict[str, Split]) -> Non
 
 def test_prepared_text_is_disjoint_across_owners_and_splits(splits: dict[str, Split]) -> None:
     """Brute force on the words: each held-out document against all that was kept elsewhere."""
-    places = {
-        (name, part): getattr(split, part) for name, split in splits.items() for part in ("train", "test")
-    }
+    places = {(name, part): getattr(split, part) for name, split in splits.items() for part in ("train", "test")}
     everything = {place: set().union(*map(runs, texts)) for place, texts in places.items()}
     for place, texts in places.items():
         if place[1] == "test":

@@ -41,9 +41,7 @@ def test_from_rows_is_numpys_mean_and_population_covariance(seed: int, rows: int
 
 @settings(deadline=None)
 @given(seeds, st.integers(1, 20), st.integers(1, 20), st.integers(1, 4))
-def test_merging_is_summarising_the_pooled_rows_in_either_order(
-    seed: int, a: int, b: int, columns: int
-) -> None:
+def test_merging_is_summarising_the_pooled_rows_in_either_order(seed: int, a: int, b: int, columns: int) -> None:
     first, second = table(seed, a, columns), table(seed + 1, b, columns, offset=5.0)
     pooled = GaussianSummary.from_rows(np.concatenate([first, second]))
     parts = GaussianSummary.from_rows(first), GaussianSummary.from_rows(second)
@@ -64,9 +62,7 @@ def test_negative_control_averaging_covariances_is_not_merging() -> None:
     first, second = table(1, 50, 2), table(2, 50, 2, offset=10.0)
     parts = GaussianSummary.from_rows(first), GaussianSummary.from_rows(second)
     averaged = (parts[0].covariance + parts[1].covariance) / 2
-    assert not np.allclose(
-        averaged, np.cov(np.concatenate([first, second]), rowvar=False, bias=True), rtol=0.1
-    )
+    assert not np.allclose(averaged, np.cov(np.concatenate([first, second]), rowvar=False, bias=True), rtol=0.1)
 
 
 def test_a_large_offset_does_not_cost_precision() -> None:
@@ -74,9 +70,7 @@ def test_a_large_offset_does_not_cost_precision() -> None:
     far = GaussianSummary.from_rows(x[:300] + 1e8).merge(GaussianSummary.from_rows(x[300:] + 1e8))
     np.testing.assert_allclose(far.covariance, np.cov(x, rowvar=False, bias=True), rtol=1e-6)
     naive = ((x + 1e8).T @ (x + 1e8)) / 1000 - np.outer((x + 1e8).mean(0), (x + 1e8).mean(0))
-    assert not np.allclose(naive, np.cov(x, rowvar=False, bias=True), rtol=1e-2), (
-        "the naive formula fails here"
-    )
+    assert not np.allclose(naive, np.cov(x, rowvar=False, bias=True), rtol=1e-2), "the naive formula fails here"
 
 
 @settings(deadline=None)

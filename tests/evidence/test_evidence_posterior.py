@@ -50,9 +50,7 @@ def brute(rule: PrefixPosterior, ids: torch.Tensor, mask: torch.Tensor | None = 
     return out
 
 
-def assert_same(
-    got: torch.Tensor, expected: NDArray[np.float64] | torch.Tensor, tolerance: float = 1e-5
-) -> None:
+def assert_same(got: torch.Tensor, expected: NDArray[np.float64] | torch.Tensor, tolerance: float = 1e-5) -> None:
     np.testing.assert_allclose(got.numpy(), np.asarray(expected), rtol=tolerance, atol=tolerance)
 
 
@@ -117,9 +115,7 @@ def test_negative_control_a_float32_sum_is_off_after_twenty_thousand_tokens() ->
 @pytest.mark.parametrize("half_life", [None, 7.0])
 def test_a_float32_state_kept_relative_is_good_over_long_texts(half_life: float | None) -> None:
     close = np.random.default_rng(0).integers(900, 1100, (3, V)).astype(float)
-    rule = PrefixPosterior.from_histograms(
-        [TokenHistogram(row) for row in close], floor=0.0, half_life=half_life
-    )
+    rule = PrefixPosterior.from_histograms([TokenHistogram(row) for row in close], floor=0.0, half_life=half_life)
     ids = tokens(1, 1, 20_000)
     got, state = rule.advance(ids, rule.initial_state(1).float())
     assert state.dtype == torch.float32
@@ -215,9 +211,7 @@ def test_dropping_the_base_leaves_its_slot_without_weight() -> None:
     assert (alone.slot, alone.slots) == ((1, 2), 3)
     weights = run(alone, tokens(9, 1, 10))
     assert (weights[..., 0] == -math.inf).all()
-    assert torch.equal(
-        weights, run(PrefixPosterior.from_histograms([parties[0], parties[2]]), tokens(9, 1, 10))
-    )
+    assert torch.equal(weights, run(PrefixPosterior.from_histograms([parties[0], parties[2]]), tokens(9, 1, 10)))
 
 
 @given(st.permutations(range(4)), st.integers(0, 100))
@@ -253,8 +247,7 @@ def test_text_from_nowhere_goes_to_the_base_and_a_larger_floor_asks_more() -> No
     assert run(rule, alien)[0, -1].exp()[0] > 0.99
     assert run(rule, home)[0, -1].exp()[1] > 0.99
     trust = [
-        run(PrefixPosterior.from_histograms(peaked, floor=floor), home)[0, -1, 1].item()
-        for floor in (-2.0, 0.0, 2.9)
+        run(PrefixPosterior.from_histograms(peaked, floor=floor), home)[0, -1, 1].item() for floor in (-2.0, 0.0, 2.9)
     ]
     assert trust == sorted(trust, reverse=True)
     # negative control: with nobody to say "none of us", some party takes any text
@@ -369,9 +362,7 @@ def test_selecting_nothing_or_nobody_is_refused() -> None:
         with pytest.raises(InvalidOption, match=r"slots \[.*leave no hypothesis"):
             rule.select(empty)
     silent = PrefixPosterior.from_histograms(histograms(1), prior=[0, 0, 1, 1])
-    with pytest.raises(
-        InvalidOption, match=r"slots \[1\]: they leave no hypothesis of positive prior weight"
-    ):
+    with pytest.raises(InvalidOption, match=r"slots \[1\]: they leave no hypothesis of positive prior weight"):
         silent.select([1])
     assert not run(silent.select([1, 2]), tokens(1, 1, 5)).isnan().any()
     with pytest.raises(InvalidOption, match=r"slot 4: slots are 0\.\.3"):

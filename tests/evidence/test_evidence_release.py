@@ -216,9 +216,7 @@ def test_reading_a_rule_is_total(text: str) -> None:
         assert isinstance(release_rule(text), ReleaseRule)
 
 
-@pytest.mark.parametrize(
-    "text", ["exact", "min-count:2", "laplace:epsilon=1", "gaussian:epsilon=1,delta=1e-6"]
-)
+@pytest.mark.parametrize("text", ["exact", "min-count:2", "laplace:epsilon=1", "gaussian:epsilon=1,delta=1e-6"])
 def test_ids_outside_the_vocabulary_are_refused_by_every_rule(text: str) -> None:
     with pytest.raises(InvalidOption, match="document 1: it holds a token id outside"):
         release_rule(text).release([[0], [V]], V)
@@ -243,10 +241,7 @@ class World:
             for source, m in zip(self.sources, medians, strict=True)
         ]
         self.probes = np.array(
-            [
-                [np.bincount(self._text(source, 64), minlength=vocabulary) for _ in range(60)]
-                for source in self.sources
-            ]
+            [[np.bincount(self._text(source, 64), minlength=vocabulary) for _ in range(60)] for source in self.sources]
         )
 
     def _text(self, source: NDArray[np.float64], length: int) -> NDArray[np.int64]:
@@ -285,9 +280,7 @@ def test_released_histograms_route_far_above_chance(world: World, rule: str, at_
 
 
 def test_negative_control_histograms_of_noise_alone_route_by_chance(world: World) -> None:
-    histograms = [
-        release.laplace([], world.vocabulary, 8.0, rng=np.random.default_rng(party))[0] for party in range(5)
-    ]
+    histograms = [release.laplace([], world.vocabulary, 8.0, rng=np.random.default_rng(party))[0] for party in range(5)]
     assert world.routed_home(histograms) < 0.3
     shifted = [release.exact(world.corpora[(party + 1) % 5], world.vocabulary)[0] for party in range(5)]
     assert world.routed_home(shifted) < 0.05

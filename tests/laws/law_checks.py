@@ -36,6 +36,7 @@ METHODS: Mapping[str, Method] = {
     "rows": MixtureOfExperts(LearnedRows()),
     "rows-top2": MixtureOfExperts(LearnedRows(top_k=2)),
     "rows-bias": MixtureOfExperts(LearnedRows(bias=True)),
+    "rows-weighted": MixtureOfExperts(LearnedRows(), weights={"base": 2.0}),
     "evidence-ffn": MixtureOfExperts(PrefixEvidence()),
     "evidence-ffn-tokens": MixtureOfExperts(PrefixEvidence(features="tokens", half_life=9.0, floor=0.5)),
     "evidence-ffn-top1": MixtureOfExperts(PrefixEvidence(floor=0.0, top_k=1)),

@@ -34,7 +34,7 @@ Bases = Callable[[str], Base]
 Parts = Callable[[str], list[Contribution]]
 Publics = Callable[[str], Public]
 
-FROM_DISK = [name for name in METHODS if name not in ("soup", "rows-bias")]
+FROM_DISK = [name for name in METHODS if name != "soup"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -91,13 +91,6 @@ def test_a_soup_on_disk_cannot_be_taken_apart(
     with pytest.raises(ExportError, match="a sum in which no party can be told from another") as caught:
         open_composite(tmp_path / "soup")
     assert "quiltwork compose" in caught.value.mend
-
-
-def test_summed_biases_on_disk_cannot_be_taken_apart(tiny_base: Bases, contributions: Parts, tmp_path: Path) -> None:
-    method = MixtureOfExperts(LearnedRows(bias=True))
-    compose(contributions("olmo2"), method, tiny_base("olmo2")).save(tmp_path / "biased", layout="native")
-    with pytest.raises(ExportError, match="biases and weights were added up"):
-        open_composite(tmp_path / "biased")
 
 
 def test_the_last_party_cannot_leave(tiny_base: Bases, contributions: Parts) -> None:

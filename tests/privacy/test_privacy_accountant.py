@@ -147,11 +147,7 @@ def test_extreme_multipliers_are_priced_without_an_error(multiplier: float) -> N
 
 
 def test_a_coarse_grid_still_gives_an_upper_bound() -> None:
-    assert (
-        oracle_epsilon(0.02, 1e-6)
-        <= price([gaussian(0.02)], delta=1e-6)
-        <= oracle_epsilon(0.02, 1e-6) * 1.001
-    )
+    assert oracle_epsilon(0.02, 1e-6) <= price([gaussian(0.02)], delta=1e-6) <= oracle_epsilon(0.02, 1e-6) * 1.001
     many = [gaussian(0.1)] * 5
     assert price(many, delta=1e-6) == pytest.approx(oracle_epsilon(0.1 / math.sqrt(5), 1e-6), rel=1e-3)
 

@@ -43,6 +43,9 @@ def run(
     anchor_share: Annotated[
         float, typer.Option(help="ffn: share of sequences trained beside the base's own FFN; 0 learns no router.")
     ] = 0.5,
+    top_k: Annotated[
+        int | None, typer.Option(help="ffn: experts a token that you recommend to composers. [default: all]")
+    ] = None,
     bias: Annotated[float | None, typer.Option(help="ffn: initial negative router bias, e.g. -0.1.")] = None,
     delta_dtype: Annotated[str, typer.Option(help="full: type of the differences: base, float32, bfloat16.")] = "base",
     tokens: Annotated[
@@ -58,7 +61,7 @@ def run(
     card: Annotated[Path | None, typer.Option(help="File with free text for whoever composes.")] = None,
     text_field: Annotated[str, typer.Option(help="Field or column that holds the text.")] = "text",
     confine: Annotated[
-        bool, typer.Option(help="Seal this process: it can open the base, the data and its outputs, nothing else.")
+        bool, typer.Option(help="Seal this process: it can open the base, the data and the directories it writes to.")
     ] = False,
     state: Annotated[Path | None, typer.Option(help="Where training keeps its state. [default: OUT.state]")] = None,
     cpu: Annotated[bool, typer.Option(help="Do not use an accelerator.")] = False,
@@ -78,7 +81,7 @@ def run(
     from quiltwork.party.scopes import FFNScope, FullScope
     from quiltwork.party.training import TrainingPlan
 
-    ffn = FFNScope(anchor_share=anchor_share, bias=bias)
+    ffn = FFNScope(anchor_share=anchor_share, bias=bias, top_k=top_k)
     full = FullScope(dtype=delta_dtype)
     names = [name for name in (scope or ["ffn"]) if name != "none"]
     order = Order(

@@ -104,7 +104,7 @@ def _models(paths: list[Path], base: Base) -> tuple[dict[str, Composite], dict[s
     methods: dict[str, Composite] = {}
     others: dict[str, Callable[[], Any]] = {}
     for argument in paths:
-        name, _, rest = str(argument).rpartition("=")
+        name, _, rest = ("", "", str(argument)) if argument.exists() else str(argument).rpartition("=")
         path = Path(rest)
         known = read_json(path / PROVENANCE).get("method") if (path / PROVENANCE).is_file() else None
         name = printable_name(name or str(known or path.name))

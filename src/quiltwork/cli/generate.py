@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quiltwork.cli.inputs import check_device, print_json
+from quiltwork.cli.inputs import check_device, print_json, say
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -59,6 +59,8 @@ def run(
         )[0]
     text = "".join(token_texts(tokenizer, sequence[len(start) :].tolist(), skip_special=True))
     shown = _answered(network, tokenizer, sequence, len(start), slots) if slots and (experts or json) else []
+    if experts and not slots:
+        say("this model has no router: the same weights answered every token")
     if json:
         print_json({"prompt": prompt, "text": text, "tokens": shown})
     elif shown:

@@ -49,6 +49,7 @@ def _contribution(directory: Path, delta: float, max_bytes: int | None) -> dict[
     contribution = read(directory, max_bytes=max_bytes)
     events = contribution.manifest.privacy
     prices = {name: price([e for e in events if e.released == name], delta=delta) for name in _released(events)}
+    prices["everything"] = price(events, delta=delta)
     finite = {name: epsilon if math.isfinite(epsilon) else None for name, epsilon in prices.items()}
     return describe(contribution) | {"epsilon": finite, "delta": delta}
 
@@ -79,10 +80,16 @@ def _print(result: dict[str, Any]) -> None:
         if name == "epsilon":
             for part, epsilon in value.items():
                 bound = f"epsilon {epsilon:.3g} at delta {result['delta']:g}" if epsilon is not None else "no bound"
-                table.add_row(f"privacy of {part}", bound)
+                table.add_row(f"privacy of {part}", bound + _mechanisms(result["privacy"], part))
         elif name not in ("delta", "format", "privacy", "releases"):
             table.add_row(name, Text(_words(value)))
     console.print(table)
+
+
+def _mechanisms(events: list[dict[str, Any]], part: str) -> str:
+    """How a part was released, in brackets; nothing for the sum of all parts."""
+    names = dict.fromkeys(event["mechanism"] for event in events if event["released"] == part)
+    return f" ({', '.join(names)})" if names else ""
 
 
 def _words(value: Any) -> str:

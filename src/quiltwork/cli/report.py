@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from quiltwork.cli.inputs import print_json, say
+from quiltwork.errors import InvalidOption
 
 NAME = "report"
 HELP = """Draw scores as one self-contained HTML page, with PNG plots and JSON beside it.
@@ -29,6 +30,12 @@ def run(
     from quiltwork.evaluate.report import write_report
     from quiltwork.evaluate.scores import load_scores, merge
 
+    if len(scores) > 1 and any(path.resolve() == out.with_suffix(".json").resolve() for path in scores):
+        raise InvalidOption(
+            f"report '{out}'",
+            why=f"the merged numbers go to '{out.with_suffix('.json')}', which is one of the files to merge",
+            mend="Choose another --out.",
+        )
     written = write_report(merge(*(load_scores(path) for path in scores)), out)
     if json:
         print_json([str(path) for path in written])

@@ -148,16 +148,23 @@ class Story:
         with ThreadPoolExecutor(self.jobs) as pool:
             for done in [pool.submit(task) for task in tasks]:
                 done.result()
+        shutil.rmtree(self.out / "outbox", ignore_errors=True)
 
     def _owner(self, name: str) -> None:
         command = ["contribute", "--base", str(self.out / "base"), "--party", name]
         command += ["--data", str(self.out / "text" / "private" / name / "train.txt")]
-        command += ["--out", str(self.out / "contributions" / name), "--scope", "ffn", "--scope", "full"]
+        # a place of its own, since a process may look around in the directory that it writes to
+        outbox = self.out / "outbox" / name
+        command += ["--out", str(outbox / name), "--state", str(outbox / "state"), "--scope", "ffn", "--scope", "full"]
         command += ["--steps", str(self.steps), "--sequence-length", str(LENGTH), "--seed", str(self.seed)]
-        command += ["--licence", "LicenseRef-demo", "--confine", "--state", str(self.out / "states" / name)]
+        command += ["--licence", "LicenseRef-demo", "--confine"]
         began = time.monotonic()
         self._process(command, name)
         self._seconds[name] = round(time.monotonic() - began, 1)
+        handed_over = self.out / "contributions" / name
+        handed_over.parent.mkdir(exist_ok=True)
+        (outbox / name).rename(handed_over)
+        shutil.rmtree(outbox)
 
     def _process(self, arguments: list[str], name: str) -> None:
         """Run a quiltwork command as a process of its own, its notes passed on as they come."""
@@ -167,6 +174,8 @@ class Story:
         )
         assert process.stderr is not None
         for line in process.stderr:
+            if line.startswith("look at it"):
+                continue  # the place it names is left in a moment
             shown = line.rstrip() if line.startswith(name) else f"{name}: {line.rstrip()}"
             print(f"         {shown}", file=sys.stderr, flush=True)
         if process.wait():

@@ -50,6 +50,12 @@ class Ensemble:
                 why="there is no such weighting",
                 mend="Use 'uniform' or 'likelihood'.",
             )
+        if self.weighting == "uniform" and self.top_k is not None:
+            raise InvalidOption(
+                f"top_k={self.top_k} in a uniform ensemble",
+                why="its members are not ranked by the text",
+                mend="Use likelihood weighting, or include= to name the members.",
+            )
         if not self.temperature > 0:
             raise InvalidOption(
                 f"temperature={self.temperature}",

@@ -23,9 +23,10 @@ from quiltwork.compose.parts import body, ffn_tensors, router_tensors
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import InvalidOption, MissingPart, TensorMismatch
 from quiltwork.evidence.histogram import TokenHistogram
-from quiltwork.models.assembly import FFN, Evidence, Experts, Members, Rows
+from quiltwork.models.assembly import FFN, Experts, Members
 from quiltwork.models.base import Base
 from quiltwork.models.native.evidence import check_settings
+from quiltwork.models.routers import Evidence, Rows
 from quiltwork.models.sources import Source
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from quiltwork.errors import ExportError, InvalidOption
 from quiltwork.models.checkpoint import ROUTER, SHARED, Checkpoint, party_shard, portable_config
 from quiltwork.models.families import Family, Role, family_of
+from quiltwork.models.routers import Evidence, Rows
 from quiltwork.models.sources import Source, Sources
 
 Layout = Literal["portable", "native"]
@@ -98,107 +99,6 @@ class Blend:
             for name, source in self.body.tensors.items()
         }
         return Checkpoint(self.body.config, {"model.safetensors": tensors})
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A router of learned rows, one a party and layer; the base's own row is zero.
-
-    Attributes:
-        rows: ``[hidden]`` per party and layer.
-        biases: ``[1]`` per party and layer, already clamped to at most zero; empty for a router without.
-        top_k: experts a token; None for all.
-        renormalise: rescale the top-k weights to sum to one.
-        weights: slot weights, the base first; they enter as log-offsets of the logits.
-    """
-
-    rows: Mapping[str, list[Source]]
-    biases: Mapping[str, list[Source]]
-    top_k: int | None
-    renormalise: bool
-    weights: Mapping[str, float]
-
-    def without(self, party: str) -> Rows:
-        """The rows of the other parties."""
-        return replace(
-            self,
-            rows={p: r for p, r in self.rows.items() if p != party},
-            biases={p: b for p, b in self.biases.items() if p != party},
-            weights={p: w for p, w in self.weights.items() if p != party},
-        )
-
-    @property
-    def offsets(self) -> bool:
-        """True if logits get anything besides the rows: then only the native format holds the router."""
-        return bool(self.biases) or len(set(self.weights.values())) > 1
-
-    def active(self, experts: int) -> int:
-        """Experts that answer a token."""
-        return min(self.top_k or experts, experts)
-
-    def stacked(self, parties: tuple[str, ...], layer: int) -> Source:
-        """All rows of a layer ``[1 + parties, hidden]``, the base's zero row first."""
-        first = self.rows[parties[0]][layer]
-
-        def load() -> Tensor:
-            rows = [self.rows[p][layer].load() for p in parties]
-            return torch.stack([torch.zeros_like(rows[0]), *rows])
-
-        return Source(first.dtype, (1 + len(parties), *first.shape), load)
-
-    def stacked_bias(self, parties: tuple[str, ...], layer: int) -> Source:
-        """Bias and log-weight of each slot ``[1 + parties]``."""
-        dtype = self.rows[parties[0]][layer].dtype
-
-        def load() -> Tensor:
-            offsets = torch.tensor([self.weights[slot] for slot in ("", *parties)], dtype=torch.float64).log()
-            for number, party in enumerate(parties):
-                if self.biases:
-                    offsets[1 + number] += self.biases[party][layer].load().double().clamp(max=0).item()
-            return offsets.to(dtype)
-
-        return Source(dtype, (1 + len(parties),), load)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """The prefix-evidence router's rows and settings.
-
-    Attributes:
-        rows: log-probability of each symbol (token or hashed bigram), float32 ``[symbols]``, per party.
-        public: the same for the public text, or None.
-        settings: features, symbols, separator, floor, temperature, half_life, top_k, minimum_weight (see
-            ``EvidenceRouter``).
-        weights: slot weights by party, the base under the empty name.
-    """
-
-    rows: Mapping[str, Source]
-    public: Source | None
-    settings: Mapping[str, Any]
-    weights: Mapping[str, float]
-
-    def without(self, party: str) -> Evidence:
-        """The evidence of the other parties."""
-        return replace(
-            self,
-            rows={p: r for p, r in self.rows.items() if p != party},
-            weights={p: w for p, w in self.weights.items() if p != party},
-        )
-
-    def config(self, parties: tuple[str, ...]) -> dict[str, Any]:
-        """The router's entry in config.json."""
-        return {
-            "kind": "evidence",
-            "public": self.public is not None,
-            "weights": [self.weights[slot] for slot in ("", *parties)],
-            **self.settings,
-        }
-
-    def tensors(self, parties: tuple[str, ...]) -> dict[str, Source]:
-        """The one tensor ``evidence.rows`` ``[public + parties, symbols]``."""
-        rows = ([self.public] if self.public else []) + [self.rows[p] for p in parties]
-        stacked = Source(torch.float32, (len(rows), *rows[0].shape), lambda: torch.stack([r.load() for r in rows]))
-        return {"evidence.rows": stacked}
 
 
 @dataclass(frozen=True)
@@ -297,23 +197,11 @@ class Experts:
                 }
             )
         router, parties = self.router, self.parties
+        settings = router.config(parties)
         if isinstance(router, Evidence):
-            settings, shards[ROUTER] = router.config(parties), router.tensors(parties)
+            shards[ROUTER] = router.tensors(parties)
         else:
-            bias = router.offsets
-            settings = {
-                "kind": "rows",
-                "top_k": router.top_k,
-                "renormalise": router.renormalise,
-                "bias": bias,
-                "weights": [router.weights[slot] for slot in ("", *parties)],
-            }
-            shards[ROUTER] = {}
-            for layer in range(int(self.body.config["num_hidden_layers"])):
-                name = f"body.model.layers.{layer}.mlp.router."
-                shards[ROUTER][name + "weight"] = router.stacked(parties, layer)
-                if bias:
-                    shards[ROUTER][name + "bias"] = router.stacked_bias(parties, layer)
+            shards[ROUTER] = router.tensors(parties, int(self.body.config["num_hidden_layers"]))
         config = native_config("quiltwork_moe", "QuiltworkMoEForCausalLM", self.body, parties, settings)
         return Checkpoint(config, shards)
 

@@ -16,6 +16,7 @@ Notation, for one token with router input x (the input of the FFN block) and exp
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -95,9 +96,19 @@ class RowRouter(nn.Module):
         top_k: number of experts that answer a token.
         renormalise: rescale the top-k weights to sum to one.
         bias: add a bias per expert to the logits (only the native format keeps it).
+        weights: weight of each expert, one if None; its logarithm is added to the logits.
     """
 
-    def __init__(self, hidden: int, experts: int, *, top_k: int, renormalise: bool, bias: bool) -> None:
+    def __init__(
+        self,
+        hidden: int,
+        experts: int,
+        *,
+        top_k: int,
+        renormalise: bool,
+        bias: bool,
+        weights: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         if not 1 <= top_k <= experts:
             raise InvalidOption(
@@ -107,12 +118,15 @@ class RowRouter(nn.Module):
             )
         self.weight = nn.Parameter(torch.zeros(experts, hidden))
         self.bias = nn.Parameter(torch.zeros(experts)) if bias else None
+        self.weights = None if weights is None or len(set(weights)) == 1 else tuple(weights)
         self.top_k = top_k
         self.renormalise = renormalise
 
     def forward(self, x: Tensor) -> Tensor:
         """Weights ``[..., experts]`` in the dtype of ``x``; zero for experts outside the top-k."""
         logits = functional.linear(x, self.weight, self.bias)
+        if self.weights is not None:
+            logits = logits + logits.new_tensor(self.weights).log()
         probabilities = torch.softmax(logits, dim=-1, dtype=torch.float32)
         top, index = probabilities.topk(self.top_k, dim=-1)
         if self.renormalise:

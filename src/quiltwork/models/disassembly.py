@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from quiltwork.errors import CheckpointError, ExportError
-from quiltwork.models.assembly import FFN, DenseBody, Evidence, Experts, Members, Rows
+from quiltwork.models.assembly import FFN, DenseBody, Experts, Members
 from quiltwork.models.base import open_tensors, read_json
 from quiltwork.models.families import FAMILIES, Family, Role
+from quiltwork.models.routers import Evidence, Rows
 from quiltwork.models.sources import Source, Sources
 
 _NATIVE_EXPERT = "body.model.layers.{layer}.mlp.experts.{expert}.{role}.weight"
@@ -112,21 +113,24 @@ def _native_experts(config: dict[str, Any], tensors: Sources, parties: tuple[str
     if settings["kind"] == "evidence":
         router = _evidence(settings, tensors, parties, weights)
     else:
-        if settings["bias"]:
-            raise ExportError(
-                "a router whose biases and weights were added up",
-                why="the sum cannot be taken apart exactly",
-                mend="Run `quiltwork compose` with the contributions of the remaining parties.",
-            )
         rows = [tensors[_NATIVE_ROUTER.format(layer=layer)] for layer in range(layers)]
         router = Rows(
             rows={p: [_element(r, 1 + i) for r in rows] for i, p in enumerate(parties)},
-            biases={},
+            biases=_biases(tensors, parties, layers) if settings["bias"] else {},
             top_k=settings["top_k"],
             renormalise=settings["renormalise"],
             weights=weights,
         )
     return Experts(_body(dense, family, tensors, "body.", slots[0]), dict(zip(parties, slots[1:], strict=True)), router)
+
+
+def _biases(tensors: Sources, parties: tuple[str, ...], layers: int) -> dict[str, list[Source]]:
+    """Each party's bias by layer, ``[1]``."""
+    stacked = [tensors[_NATIVE_ROUTER.format(layer=layer).replace("weight", "bias")] for layer in range(layers)]
+    return {
+        party: [Source(b.dtype, (1,), lambda b=b, i=i: b.load()[1 + i : 2 + i].clone()) for b in stacked]  # type: ignore[misc]
+        for i, party in enumerate(parties)
+    }
 
 
 def _evidence(

@@ -226,9 +226,13 @@ def train(
                     mend="Choose a smaller learning rate.",
                 )
             progress.advance(f"loss {losses[-1]:.3f}")
-            if stop.is_set() or step + 1 == plan.steps or (step + 1) % plan.save_every == 0:
-                state.save(losses)
+            # a signal may reach one process of several, and all must save together
             if stop.is_set():
+                accelerator.set_trigger()
+            stopping = accelerator.check_trigger()
+            if stopping or step + 1 == plan.steps or (step + 1) % plan.save_every == 0:
+                state.save(losses)
+            if stopping:
                 raise Interrupted(
                     f"{label} at step {step + 1} of {plan.steps}",
                     why="it was told to stop",
@@ -277,7 +281,7 @@ def _optimiser_step(
                 accelerator.clip_grad_norm_(trainable, plan.clip)
             optimizer.step()
             optimizer.zero_grad()
-        total += float(loss.detach())
+        total += float(accelerator.reduce(loss.detach(), reduction="mean"))
     return total / plan.accumulation
 
 

@@ -90,7 +90,14 @@ class QuiltworkMoEForCausalLM(PreTrainedModel, GenerationMixin):
             return ExpertBank(experts, self.mixing)
         top_k = min(settings["top_k"] or slots, slots)
         hidden = self.config.text_config.hidden_size
-        router = RowRouter(hidden, slots, top_k=top_k, renormalise=settings["renormalise"], bias=settings["bias"])
+        router = RowRouter(
+            hidden,
+            slots,
+            top_k=top_k,
+            renormalise=settings["renormalise"],
+            bias=settings["bias"],
+            weights=settings["weights"],
+        )
         return ExpertBank(experts, router)
 
     def _init_weights(self, module: torch.nn.Module) -> None:
