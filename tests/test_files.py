@@ -205,7 +205,7 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_parent_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StorageError, match=r"writing '.*file/out'"):
+    with pytest.raises(StorageError, match=r"writing '.*file/out': a file stands where a directory is needed"):
         write_file(tmp_path / "file" / "out", "x")
     with (
         pytest.raises(StorageError, match=r"writing '.*file/out'.*not a directory"),

@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from quiltwork.errors import StorageError
@@ -26,6 +26,7 @@ _REASONS = {
     errno.EACCES: ("writing there is not permitted", "Choose a target that you may write to."),
     errno.EPERM: ("writing there is not permitted", "Choose a target that you may write to."),
     errno.EROFS: ("the file system is read-only", "Choose a target that you may write to."),
+    errno.EEXIST: ("a file stands where a directory is needed", "Choose another target."),
     errno.ENOTDIR: ("a part of the path is not a directory", "Choose another target."),
     errno.EFBIG: ("the file system does not take a file of this size", "Choose another target."),
 }
@@ -128,5 +129,7 @@ def write_file(target: str | os.PathLike[str], data: bytes | str) -> Path:
     except OSError as error:
         raise storage_error(target, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        # it may have no place to be in either, and the error above says so
+        with suppress(OSError):
+            partial.unlink()
     return target

@@ -89,8 +89,8 @@ def test_doubling_a_weight_doubles_the_prior_odds(
         return model.evidence(ids_of(base), None, None)[0].double()  # type: ignore[no-any-return]
 
     plain, double, base_third = weights({}), weights({"birch": 2.0}), weights({"base": 1 / 3})
-    odds = plain[..., 2] / plain[..., [0, 1, 3]].T
-    torch.testing.assert_close(double[..., 2] / double[..., [0, 1, 3]].T, 2 * odds, rtol=2e-5, atol=0)
+    odds = plain[..., [2]] / plain[..., [0, 1, 3]]
+    torch.testing.assert_close(double[..., [2]] / double[..., [0, 1, 3]], 2 * odds, rtol=2e-5, atol=0)
     odds = plain[..., 0] / plain[..., 1]
     torch.testing.assert_close(base_third[..., 0] / base_third[..., 1], odds / 3, rtol=2e-5, atol=0)
 

@@ -59,7 +59,7 @@ def test_what_is_saved_is_what_loads(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("soup", "rows-bias", "rows-weighted")])
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "soup"])
 def test_opening_and_saving_changes_no_byte(
     method: str, family: str, tiny_base: Bases, contributions: Parts, public_text: Publics, tmp_path: Path
 ) -> None:

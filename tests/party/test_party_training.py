@@ -372,6 +372,46 @@ def test_another_thread_trains_without_touching_signals() -> None:
     assert weights(model) == weights(here)
 
 
+_PROCESSES = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import torch
+from test_party_training import *
+steps = []
+def third(*_):
+    steps.append(0)
+    if len(steps) == 3 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+hook = register_optimizer_step_pre_hook(third)
+folder = Path(sys.argv[2])
+try:
+    run(Toy(), state_dir=folder / "state")
+except Interrupted as stop:
+    assert "step 3 of 6" in str(stop)
+    hook.remove()
+    model = Toy()
+    losses = run(model, state_dir=folder / "state")
+    torch.save((model.state_dict(), losses), folder / f"{os.environ['RANK']}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_stop_together(tmp_path: Path) -> None:
+    """One of them gets a signal: both stop after that step, save one state, and go on from it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    program = tmp_path / "program.py"
+    program.write_text(_PROCESSES)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(program), str(Path(__file__).parent), str(tmp_path)], check=True, env=environment)
+    one = Toy()
+    losses = run(one)
+    for rank in (0, 1):
+        state, told = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(state["table"], one.table.detach(), rtol=1e-12, atol=1e-14)
+        assert told == pytest.approx(losses)
+
+
 # refusals -------------------------------------------------------------
 
 
