@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.store import read
@@ -33,6 +34,9 @@ from quiltwork.party.scopes import FFNScope, FullScope
 from quiltwork.party.training import TrainingPlan
 
 torch.set_num_threads(1)
+# a deadline is a timed assertion, and a busy machine fails it
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 PARTIES = ("ash", "birch", "cedar")
 SIZE = {"hidden": 32, "intermediate": 48, "layers": 2, "heads": 4, "positions": 128}

@@ -199,6 +199,8 @@ def test_a_directory_without_provenance_is_refused(tmp_path: Path, tiny_base: Ba
         lambda v: v.update(contributions=None),
         lambda v: v.update(contributions=[{"party": "ash"}]),
         lambda v: v.update(contributions=["ash"]),
+        lambda v: v["contributions"].reverse(),
+        lambda v: v["contributions"].append(v["contributions"][-1]),
     ],
 )
 def test_provenance_of_another_kind_is_refused(saved: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -260,7 +262,7 @@ def test_a_native_config_without_a_field_is_refused(
 def test_too_few_weights_are_refused(tiny_base: Bases, contributions: Parts, tmp_path: Path) -> None:
     compose(contributions("olmo2"), Ensemble(), tiny_base("olmo2")).save(tmp_path / "out")
     edit(tmp_path / "out" / "config.json", lambda v: v["router"]["weights"].pop())
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match="does not hold what its config announces"):
         open_composite(tmp_path / "out")
 
 

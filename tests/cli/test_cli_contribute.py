@@ -82,6 +82,7 @@ def test_the_same_documents_in_another_format_give_the_same_tensors(
     outcome = done(*command(base, data, tmp_path / "out", "--json", *options))
     assert outcome.json["digest"].startswith("sha256:")
     assert payload(tmp_path / "out") == payload(plain)
+    assert read(tmp_path / "out").digest == read(plain).digest
 
 
 def test_other_documents_give_other_tensors(
@@ -124,13 +125,26 @@ def test_scope_none_releases_statistics_only(base: Path, fragments: Mapping[str,
 
 def test_all_options_reach_the_manifest(base: Path, fragments: Mapping[str, Path], tmp_path: Path) -> None:
     (tmp_path / "card.txt").write_text("Harbour logs, 1990 to 1999.\n")
-    options = ("--scope", "ffn", "--scope", "full", "--bias", "-0.1", "--anchor-share", "1", "--no-losses")
+    options = (
+        "--scope",
+        "ffn",
+        "--scope",
+        "full",
+        "--bias",
+        "-0.1",
+        "--anchor-share",
+        "1",
+        "--no-losses",
+        "--top-k",
+        2,
+    )
     statistics = ("--tokens", "min-count:2", "--bigrams", "none", "--moments", "diagonal", "--delta-dtype", "bfloat16")
     words = ("--licence", "CC-BY-4.0", "--card", tmp_path / "card.txt", "--seed", "7")
     result = done(*command(base, fragments["ash"], tmp_path / "out", *options, *statistics, *words, "--json")).json
     assert set(result["parts"]) == {"ffn", "full", "tokens", "moments"}
     assert result["method"]["ffn"]["bias"] is True
     assert result["method"]["ffn"]["anchor_share"] == 1
+    assert result["method"]["ffn"]["top_k"] == 2
     assert result["parts"]["full"]["dtypes"] == ["BF16"]
     assert (result["licence"], result["card"]) == ("CC-BY-4.0", "Harbour logs, 1990 to 1999.\n")
     training = result["training"]
@@ -308,6 +322,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     done(*long("out"))
     done(*long("straight"))
     assert payload(tmp_path / "out") == payload(tmp_path / "straight")
+    assert files(tmp_path / "out") == files(tmp_path / "straight")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "straight"]
 
 

@@ -67,6 +67,7 @@ def test_experts_are_shown_with_a_legend(composed: Callable[[str], Path]) -> Non
 
 
 def test_a_soup_has_no_experts_to_show(composed: Callable[[str], Path]) -> None:
+    assert "has no router" in done("generate", composed("soup"), *PROMPT, "--experts").err
     assert (
         done("generate", composed("soup"), *PROMPT, "--experts").out == done("generate", composed("soup"), *PROMPT).out
     )

@@ -26,7 +26,8 @@ def test_the_table_names_everything_that_left(given: Mapping[str, Path]) -> None
         assert words in out
     for part in ("ffn", "full", "tokens", "bigrams", "training"):
         assert f"privacy of {part}" in out
-    assert out.count("no bound") == 5
+    assert out.count("no bound (exact)") == 5
+    assert "privacy of everything" in out
 
 
 def test_json_is_strict_and_exact_releases_have_no_epsilon(given: Mapping[str, Path]) -> None:
@@ -34,7 +35,7 @@ def test_json_is_strict_and_exact_releases_have_no_epsilon(given: Mapping[str, P
     contribution = read(given["birch"])
     assert result["digest"] == contribution.digest
     assert result["bytes"] == contribution.bytes == sum(p.stat().st_size for p in given["birch"].iterdir())
-    assert result["epsilon"] == dict.fromkeys(("ffn", "full", "training", "tokens", "bigrams"))
+    assert result["epsilon"] == dict.fromkeys(("ffn", "full", "training", "tokens", "bigrams", "everything"))
     assert result["delta"] == 1e-6
 
 
@@ -48,10 +49,11 @@ def test_a_private_release_has_the_epsilon_that_was_asked_for(
     result = done("inspect", tmp_path / "ash", "--json").json
     assert result["epsilon"]["tokens"] == pytest.approx(8, abs=0.01)
     assert result["epsilon"]["bigrams"] is None
+    assert result["epsilon"]["everything"] is None, "what is released exactly has no bound, nor has the whole"
     stricter = done("inspect", tmp_path / "ash", "--json", "--delta", "1e-9").json
     assert stricter["epsilon"]["tokens"] > result["epsilon"]["tokens"]
     table = done("inspect", tmp_path / "ash").out
-    assert "epsilon 8 at delta 1e-06" in table
+    assert "epsilon 8 at delta 1e-06 (gaussian)" in table
     assert "no bound" in table
 
 

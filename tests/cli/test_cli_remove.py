@@ -67,13 +67,15 @@ def test_a_soup_cannot_be_taken_apart(composed: Callable[[str], Path], tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_that_were_added_up_cannot_be_taken_apart(
-    base: Path, given: Mapping[str, Path], tmp_path: Path
+@pytest.mark.parametrize("option", [("--weight", "ash=2", "--weight", "base=0.5"), ("--bias",), ("--top-k", "2")])
+def test_a_router_with_weights_biases_or_top_k_comes_apart_too(
+    option: tuple[str, ...], base: Path, given: Mapping[str, Path], tmp_path: Path
 ) -> None:
-    options = ("--base", base, "--method", "learned_rows", "--weight", "ash=2")
+    options = ("--base", base, "--method", "learned_rows", *option)
     done("compose", *given.values(), *options, "--out", tmp_path / "all")
-    arguments = ("remove", tmp_path / "all", "--party", "ash", "--out", tmp_path / "out")
-    refused(*arguments, names="weights were added up", mend="quiltwork compose")
+    done("remove", tmp_path / "all", "--party", "birch", "--out", tmp_path / "left")
+    done("compose", given["ash"], given["cedar"], *options, "--out", tmp_path / "never")
+    assert files(tmp_path / "left") == files(tmp_path / "never")
 
 
 def test_what_is_no_composite_is_refused(base: Path, given: Mapping[str, Path], tmp_path: Path) -> None:

@@ -77,6 +77,13 @@ def test_a_missing_file_and_a_wrong_ending_are_refused(score_files: Mapping[str,
     refused("report", score_files["ash"], "--out", tmp_path / "r.pdf", names=("r.pdf", ".html"))
 
 
+def test_a_part_is_not_overwritten_by_the_merged_numbers(score_files: Mapping[str, Path]) -> None:
+    before = files(score_files["ash"].parent)
+    arguments = ("report", *score_files.values(), "--out", score_files["ash"].with_suffix(".html"))
+    refused(*arguments, names="one of the files to merge", mend="another --out")
+    assert files(score_files["ash"].parent) == before
+
+
 def test_parts_that_contradict_each_other_are_refused(score_files: Mapping[str, Path], tmp_path: Path) -> None:
     scores = json.loads(score_files["ash"].read_text())
     scores["methods"]["base"]["domains"]["ash"]["bpb"] += 0.1

@@ -111,11 +111,26 @@ def test_held_out_text_ends_with_the_document_that_fills_the_budget(told: Story)
 # Owners -----------------------------------------------------------------------
 
 
+def hand_over(command: list[str]) -> None:
+    """What the process of an owner leaves, in a directory that no other owner writes to."""
+    out = Path(command[command.index("--out") + 1])
+    assert not out.parent.exists()
+    out.mkdir(parents=True)
+    (out / "contribution.json").write_text("{}")
+
+
 def test_an_owner_is_a_confined_process_with_its_own_text_only(told: Story, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: dict[str, list[str]] = {}
-    monkeypatch.setattr(told, "_process", lambda command, name: commands.update({name: command}))
+
+    def process(command: list[str], name: str) -> None:
+        commands[name] = command
+        hand_over(command)
+
+    monkeypatch.setattr(told, "_process", process)
     told._contribute()
     assert sorted(commands) == OWNERS
+    assert sorted(p.name for p in told.out.iterdir()) == ["contributions"]
+    assert files(told.out / "contributions") == {f"{name}/contribution.json": b"{}" for name in OWNERS}
     for name, command in commands.items():
         assert command[0] == "contribute"
         assert "--confine" in command
@@ -138,9 +153,10 @@ def test_a_failing_owner_ends_the_demo_with_its_own_words(told: Story, capfd: py
 def test_a_failing_owner_is_not_hidden_by_the_others(told: Story, monkeypatch: pytest.MonkeyPatch) -> None:
     told.jobs = 2
 
-    def process(_: list[str], name: str) -> None:
+    def process(command: list[str], name: str) -> None:
         if name == OWNERS[2]:
             raise QuiltworkError(f"owner '{name}'", why="it failed", mend="Mend it.")
+        hand_over(command)
 
     monkeypatch.setattr(told, "_process", process)
     with pytest.raises(QuiltworkError, match=f"owner '{OWNERS[2]}'"):
@@ -247,7 +263,7 @@ def test_the_demo_leaves_all_it_promises(demo: tuple[Path, Outcome]) -> None:
     assert set(scores["alone"]) == set(scores["contributions"]) == set(OWNERS)
     assert set(scores["leave_one_out"]["evidence_ffn"]) == set(OWNERS)
     assert "<html" in (out / "report.html").read_text()
-    assert not list((out / "states").glob("*"))
+    assert not (out / "outbox").exists()
     assert not list(out.glob("scratch-*"))
     assert "bits per byte" in outcome.out
     assert "byte for byte what it would have been" in outcome.out

@@ -5,7 +5,7 @@ Two routers:
 * ``LearnedRows`` (FlexOlmo, arXiv 2507.07024): every party's rows, learned against the base alone, stacked beside the
   base's zero row. softmax over all experts, top-k. Fits public mixture formats.
 * ``PrefixEvidence``: the posterior over parties given the tokens so far, from the histograms that the parties
-  released (see ``models/native/evidence.py``). With ffn experts the posterior mixes the experts of one body; with full
+  released (see ``models/evidence_router.py``). With ffn experts the posterior mixes the experts of one body; with full
   experts it selects whole models, and only the selected ones run.
 """
 
@@ -25,7 +25,7 @@ from quiltwork.errors import InvalidOption, MissingPart, TensorMismatch
 from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.models.assembly import FFN, Experts, Members
 from quiltwork.models.base import Base
-from quiltwork.models.native.evidence import check_settings
+from quiltwork.models.evidence_router import check_settings
 from quiltwork.models.routers import Evidence, Rows
 from quiltwork.models.sources import Source
 

@@ -26,8 +26,8 @@ def _parameters(module: nn.Module) -> int:
 
 def routers(model: nn.Module) -> list[nn.Module]:
     """The modules that decide: one a layer for rows, one for the whole model otherwise."""
+    from quiltwork.models.evidence_router import EvidenceRouter
     from quiltwork.models.native.ensemble import MemberWeights
-    from quiltwork.models.native.evidence import EvidenceRouter
 
     return [m for m in model.modules() if isinstance(m, RowRouter | EvidenceRouter | MemberWeights)]
 

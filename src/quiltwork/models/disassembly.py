@@ -44,7 +44,7 @@ def disassemble(path: Path, parties: tuple[str, ...]) -> Experts | Members:
         for family in FAMILIES.values():
             if kind == family.moe.model_type:
                 return _portable_experts(family, config, tensors, parties)
-    except (KeyError, IndexError, TypeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"'{path}'",
             why=f"it does not hold what its config announces ({error})",

@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM, Cache, DynamicCache, GenerationMi
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from quiltwork.errors import InvalidOption
+from quiltwork.models.evidence_router import EvidenceRouter, RouterState
 from quiltwork.models.native.config import QuiltworkEnsembleConfig
-from quiltwork.models.native.evidence import EvidenceRouter, RouterState
 
 
 def likelihood_weights(scores: Tensor, log_prior: Tensor, temperature: float, top_k: int | None) -> Tensor:

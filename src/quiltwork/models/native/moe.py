@@ -17,8 +17,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from quiltwork.errors import InvalidOption
 from quiltwork.models.bank import ExpertBank, Mixing, RowRouter
+from quiltwork.models.evidence_router import EvidenceRouter, RouterState
 from quiltwork.models.native.config import QuiltworkMoEConfig
-from quiltwork.models.native.evidence import EvidenceRouter, RouterState
 
 
 class RoutedCache(DynamicCache):
