@@ -15,7 +15,7 @@ for as many steps as all parties together. Evidence routes by bigrams unless the
 ``_eps1`` and ``_eps8`` route by token histograms released under differential privacy (Gaussian noise, one document as
 unit, delta 1e-6).
 
-Trained parts are kept under --work, so an interrupted benchmark goes on, and a later one only scores what is new.
+Trained parts are kept under --work, so an interrupted benchmark goes on.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import argparse
 import gzip
 import json
 import os
+import random
 import statistics
 import sys
 import time
@@ -188,6 +189,8 @@ def train_pooled(settings: Settings, regime: str, seed: int) -> None:
     tokenizer = base.load_tokenizer()
     texts = [t for d in settings.public for t in split(settings, d)[0]]
     texts += [t for d in settings.parties for t in party_text(settings, d, regime)]
+    # the stream's shuffle buffer is smaller than the pool: domain after domain, it would never reach the last ones
+    random.Random(seed).shuffle(texts)
     rate = settings.rate_far if regime == "far" else settings.rate_near
     steps = plan(settings, steps=settings.steps * len(settings.parties), rate=rate, seed=seed)
     model = base.load_model()

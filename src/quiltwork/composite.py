@@ -83,9 +83,9 @@ class Provenance:
                 raise KeyError(f"version {value.get('version')!r}")
             entries = tuple(Entry(e["party"], e["digest"], e["licence"]) for e in value["contributions"])
             if not all(isinstance(text, str) for entry in entries for text in vars(entry).values()):
-                raise TypeError("a contribution's party, digest or licence is not text")
+                raise KeyError("a contribution's party, digest or licence is not text")
             if [e.party for e in entries] != sorted({e.party for e in entries}):
-                raise TypeError("parties are not sorted, or one is there twice")
+                raise KeyError("parties are not sorted, or one is there twice")
             return cls(str(value["base"]), str(value["method"]), entries)
         except (KeyError, TypeError) as error:
             raise CheckpointError(
