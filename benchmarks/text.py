@@ -228,7 +228,7 @@ def private_rows(composite: Any, settings: Settings, regime: str, seed: int, eps
     return replace(composite, assembly=replace(assembly, **{holder: evidence}))
 
 
-def methods() -> dict[str, Any]:
+def methods(parties: int) -> dict[str, Any]:
     """Every composition by the name of its row."""
     from quiltwork.compose.ensemble import Ensemble
     from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
@@ -243,6 +243,8 @@ def methods() -> dict[str, Any]:
         "evidence_ffn": MixtureOfExperts(PrefixEvidence()),
         "evidence_full": MixtureOfExperts(PrefixEvidence(), scope="full"),
         "evidence_full_k2": MixtureOfExperts(PrefixEvidence(top_k=2), scope="full"),
+        "evidence_full_k2_t2": MixtureOfExperts(PrefixEvidence(top_k=2, temperature=2.0), scope="full"),
+        "evidence_full_all_t4": MixtureOfExperts(PrefixEvidence(top_k=1 + parties, temperature=4.0), scope="full"),
         "evidence_ffn_tokens": MixtureOfExperts(PrefixEvidence(features="tokens")),
         "evidence_full_tokens": MixtureOfExperts(PrefixEvidence(features="tokens"), scope="full"),
     }
@@ -268,7 +270,9 @@ def score(settings: Settings, regime: str, seed: int) -> dict[str, Any]:
         max_length=settings.sequence_length,
     )
     training = sum(json.loads((here / "seconds" / f"{c.party}.json").read_text()) for c in contributions) / 2
-    composites = {name: compose(contributions, m, base, public=public) for name, m in methods().items()}
+    composites = {
+        name: compose(contributions, m, base, public=public) for name, m in methods(len(settings.parties)).items()
+    }
     for name in ("evidence_ffn", "evidence_full"):
         for epsilon in (1, 8):
             composites[f"{name}_eps{epsilon}"] = private_rows(
