@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import os
 import re
 import signal
 from collections import Counter
@@ -405,7 +404,7 @@ class Stopping:
         def documents(fragment: Fragment) -> Iterator[str]:
             self.openings += 1
             if self.openings == opening:
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
             return genuine(fragment)
 
         monkeypatch.setattr(Fragment, "documents", documents)

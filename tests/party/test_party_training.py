@@ -80,7 +80,7 @@ def at_block(number: int, action: Callable[[], None]) -> Callable[[int], None]:
 
 
 def send(number: signal.Signals) -> Callable[[], None]:
-    return lambda: os.kill(os.getpid(), number)
+    return lambda: signal.raise_signal(number)
 
 
 # what is computed -----------------------------------------------------
@@ -310,7 +310,7 @@ def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
 def test_a_signal_in_the_last_step_is_not_lost(tmp_path: Path) -> None:
     def at_the_end(optimizer: Any, *_: Any) -> None:
         if optimizer.param_groups[0]["lr"] == pytest.approx(PLAN.learning_rate * PLAN.rate(5)):
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     handle = register_optimizer_step_pre_hook(at_the_end)
     try:
@@ -382,7 +382,7 @@ steps = []
 def third(*_):
     steps.append(0)
     if len(steps) == 3 and os.environ["RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
 hook = register_optimizer_step_pre_hook(third)
 folder = Path(sys.argv[2])
 try:
