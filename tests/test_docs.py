@@ -116,8 +116,10 @@ def verbs() -> dict[str, Any]:
 
 @cache
 def options(verb: str) -> frozenset[str]:
-    """The options of a verb, with the negations of flags."""
-    found = (option for p in verbs()[verb].params for option in (*p.opts, *p.secondary_opts) if option.startswith("-"))
+    """The options of a verb, of all its kinds if it has several, with the negations of flags."""
+    kinds = getattr(verbs()[verb], "commands", {verb: verbs()[verb]}).values()
+    params = [p for kind in kinds for p in kind.params]
+    found = (option for p in params for option in (*p.opts, *p.secondary_opts) if option.startswith("-"))
     return frozenset(found) | {"--help"}
 
 
@@ -138,7 +140,11 @@ def commands(script: str) -> Iterator[list[str]]:
 
 def parse(words: list[str]) -> None:
     """Let a verb parse its arguments as the command line would, without running it."""
-    verbs()[words[0]].make_context(words[0], words[1:])
+    context = verbs()[words[0]].make_context(words[0], words[1:])
+    if hasattr(context.command, "resolve_command"):
+        rest = [*context._protected_args, *context.args]
+        name, kind, rest = context.command.resolve_command(context, rest)
+        kind.make_context(name, rest, parent=context)
 
 
 @each_page
@@ -155,6 +161,7 @@ def test_shell_blocks_are_shell_and_their_commands_parse(page: Path) -> None:
         "quiltwork compose a --base b --method soup --out c --no-such-option",
         "quiltwork compose a --method soup --out c",
         "quiltwork contribute --base b --data d --party p --out o --steps many",
+        "quiltwork contribute expert --data d --party p --out o",
     ],
 )
 def test_the_check_of_commands_refuses_what_the_command_line_refuses(line: str) -> None:

@@ -359,7 +359,7 @@ def test_a_confined_owner_contributes_the_same_and_says_what_holds_it(
 SPY = """
 import sys
 from pathlib import Path
-from quiltwork.cli.contribute import _confine
+from quiltwork.cli.contribute.expert import _confine
 base, mine, theirs, out = map(Path, sys.argv[1:5])
 if sys.argv[5] == "sealed":
     print(_confine(base, [mine], out, out.with_name("out.state")))

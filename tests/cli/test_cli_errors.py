@@ -61,6 +61,7 @@ def test_no_verb_shows_the_help() -> None:
         (("sew",), "sew"),
         (("inspect",), "DIRECTORY"),
         (("contribute", "--party", "x"), "--base"),
+        (("contribute", "expert", "--steps", "many"), "'--steps'"),
         (("contribute", "--steps", "many"), "'--steps'"),
         (("compose", "a", "--base", "b", "--out", "c"), "--method"),
         (("remove", "a", "--out", "b"), "--party"),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from quiltwork import __version__
 from quiltwork.cli import compose, contribute, demo, evaluate, generate, inspect, remove, report
@@ -16,15 +17,29 @@ from quiltwork.errors import QuiltworkError
 _INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
 
+_VERBS = (demo, contribute, inspect, compose, remove, evaluate, report, generate)
+
+
+class _InOrderOfUse(TyperGroup):
+    """The help lists verbs as data walks; groups would come last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        return [verb.NAME for verb in _VERBS]
+
+
 app = typer.Typer(
     name="quiltwork",
+    cls=_InOrderOfUse,
     help="Train apart. Compose together. Only what was declared leaves.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for verb in (demo, contribute, inspect, compose, remove, evaluate, report, generate):
-    app.command(verb.NAME, help=verb.HELP, epilog=verb.EXAMPLES)(verb.run)
+for verb in _VERBS:
+    if verb is contribute:
+        app.add_typer(contribute.group)
+    else:
+        app.command(verb.NAME, help=verb.HELP, epilog=verb.EXAMPLES)(verb.run)
 
 
 _EXTRAS = {"transformers": "lm", "accelerate": "lm", "tokenizers": "lm"}

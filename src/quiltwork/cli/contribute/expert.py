@@ -1,4 +1,4 @@
-"""``quiltwork contribute``: train next to the data and write what leaves."""
+"""``quiltwork contribute expert``: train a language model's expert next to the data and write what leaves."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import typer
 
 from quiltwork.cli.inputs import print_json, read_text, say
 
-NAME = "contribute"
-HELP = """Train on your own data, here, and write one contribution directory.
+NAME = "expert"
+HELP = """Train an expert of a language model on your own text, here, and write one contribution directory.
 
 Nothing but that directory is meant to leave: look at it with `quiltwork inspect` before you hand it over."""
 EXAMPLES = """Examples:
 
-`quiltwork contribute --base BASE --data notes/ --party acme --out acme`
+`quiltwork contribute expert --base BASE --data notes/ --party acme --out acme`
 
-`quiltwork contribute --base BASE --data a.jsonl --data b.parquet --text-field body --party acme --out acme
+`quiltwork contribute expert --base BASE --data a.jsonl --data b.parquet --text-field body --party acme --out acme
 --scope ffn --scope full --steps 500 --tokens gaussian:epsilon=8,delta=1e-6 --bigrams none --confine`
 
 An interrupted run goes on when the same command is given again."""
@@ -68,7 +68,7 @@ def run(
     overwrite: Annotated[bool, typer.Option(help="Replace an existing contribution.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train on your own data, here, and write one contribution directory."""
+    """Train an expert of a language model on your own text, here, and write one contribution directory."""
     state = state or out.with_name(out.name + ".state")
     text = read_text(card, "--card") if card else ""
     sealing = _confine(base, data, out, state) if confine else "off"
