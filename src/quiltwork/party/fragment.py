@@ -31,14 +31,14 @@ import gzip
 import hashlib
 import json
 import os
-import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO
 
 from quiltwork.errors import FragmentError, InvalidOption
+from quiltwork.party.paths import found, refuse, require_readable, suffix, unreadable
 
 _CHUNK = 1 << 20
 _RECORDS = (".jsonl", ".ndjson")
@@ -155,79 +155,26 @@ def open_fragment(paths: Sequence[str | os.PathLike[str]], *, text_field: str = 
         FragmentError: a path is missing, unreadable or of a format that is not read, or there are no files.
         InvalidOption: no path or an empty field name is given.
     """
-    if isinstance(paths, str | bytes | os.PathLike) or not paths:
-        raise InvalidOption("fragment paths", why="a list of at least one path is expected", mend="Give [path].")
     if not text_field:
         raise InvalidOption("text field ''", why="it names no field", mend="Give the name of the field of the text.")
-    found = {_resolved(file): None for path in paths for file in _files(Path(path))}
-    for file in found:
+    files = found(paths)
+    for file in files:
         _check(file)
-    return Fragment(tuple(found), text_field)
-
-
-def _resolved(path: Path) -> Path:
-    return Path(os.path.realpath(path))  # unlike Path.resolve, no exception for a link to itself
-
-
-def _files(path: Path) -> list[Path]:
-    if not os.path.lexists(path):
-        _refuse(
-            f"fragment path '{path}'",
-            "no such file or directory is visible to this user",
-            "Correct the path.",
-        )
-    if not os.path.isdir(path):
-        return [path]
-    root = _resolved(path)
-    files = list(_walk(root, root))
-    if not files:
-        _refuse(f"fragment directory '{path}'", "it holds no files that are not hidden", "Name another directory.")
-    return files
-
-
-def _walk(directory: Path, root: Path) -> Iterator[Path]:
-    """The files below ``directory``; a linked directory below ``root`` is met under its own name."""
-    try:
-        names = sorted(os.listdir(directory))
-    except OSError as error:
-        _refuse(f"fragment directory '{directory}'", _reason(error), "Make it readable for this user.")
-    for path in (directory / name for name in names if not name.startswith(".")):
-        if path.is_symlink() and not _resolved(path).is_relative_to(root):
-            _refuse(
-                f"link '{path}'",
-                "it leaves the fragment's directory",
-                "Name its target as a path.",
-            )
-        if not os.path.isdir(path):
-            yield path
-        elif not path.is_symlink():
-            yield from _walk(path, root)
+    return Fragment(files, text_field)
 
 
 def _check(path: Path) -> None:
     """Refuse a file by its name or kind before its content is read; a pipe would block and is not opened."""
-    if (suffix := _suffix(path)) in _NOT_TEXT:
+    if (ending := suffix(path)) in _NOT_TEXT:
         mend = "Convert it to .jsonl, .parquet or .txt, or leave it out of the fragment."
-        _refuse(f"file '{path}'", f"the format {suffix} is not read", mend)
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            _refuse(f"file '{path}'", "it is not a regular file", "Name regular files and directories.")
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        _refuse(f"file '{path}'", _reason(error), "Make it readable for this user.")
-
-
-def _suffix(path: Path) -> str:
-    """The suffix that says the format, without a final ``.gz``."""
-    name = path.name.lower()
-    return Path(name.removesuffix(".gz")).suffix
+        refuse(f"file '{path}'", f"the format {ending} is not read", mend)
+    require_readable(path)
 
 
 def _read(path: Path, field: str) -> Iterator[str]:
     if path.suffix.lower() == ".parquet":
         return _parquet(path, field)
-    return _records(path, field) if _suffix(path) in _RECORDS else _pieces(path)
+    return _records(path, field) if suffix(path) in _RECORDS else _pieces(path)
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -243,9 +190,9 @@ def _chunks(path: Path, *, lines: bool) -> Iterator[bytes]:
                 yield chunk
                 done += len(chunk)
     except (OSError, EOFError, zlib.error) as error:
-        reason = _reason(error)
+        reason = unreadable(error)
     if reason:
-        _refuse(f"file '{path}' after byte {done}", reason, "Check that the file is whole and readable.")
+        refuse(f"file '{path}' after byte {done}", reason, "Check that the file is whole and readable.")
 
 
 def _pieces(path: Path) -> Iterator[str]:
@@ -268,9 +215,9 @@ def _decoded(path: Path) -> Iterator[str]:
         carried = len(decoder.getstate()[0])
         text, bad = _try_decode(decoder, chunk)
         if bad is not None:
-            _refuse(f"file '{path}' at byte {start + bad}", "the bytes are not UTF-8 text", _MEND)
+            refuse(f"file '{path}' at byte {start + bad}", "the bytes are not UTF-8 text", _MEND)
         if (nul := chunk.find(b"\0")) >= 0:
-            _refuse(f"file '{path}' at byte {start + carried + nul}", "a NUL byte: this is not text", _MEND)
+            refuse(f"file '{path}' at byte {start + carried + nul}", "a NUL byte: this is not text", _MEND)
         yield text.removeprefix("\ufeff") if start == 0 else text
         start += carried + len(chunk) - len(decoder.getstate()[0])
 
@@ -306,9 +253,9 @@ def _value(line: bytes, field: str, place: str) -> object:
     if not reason and not isinstance(record, dict):
         reason = "the line is not a JSON object"
     if reason:
-        _refuse(place, reason, _MEND)
+        refuse(place, reason, _MEND)
     if field not in record:
-        _refuse(place, f"the object has no field '{field}'", "Name the field that holds the text.")
+        refuse(place, f"the object has no field '{field}'", "Name the field that holds the text.")
     return record[field]
 
 
@@ -319,12 +266,12 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
     except ImportError:
         pyarrow = None
     if pyarrow is None:
-        _refuse(f"file '{path}'", "Parquet needs pyarrow, which is absent", "Install quiltwork[parquet].")
+        refuse(f"file '{path}'", "Parquet needs pyarrow, which is absent", "Install quiltwork[parquet].")
     row, reason = 0, ""
     try:
         with parquet.ParquetFile(path) as table:
             if field not in table.schema_arrow.names:
-                _refuse(f"file '{path}'", f"it has no column '{field}'", "Name the column that holds the text.")
+                refuse(f"file '{path}'", f"it has no column '{field}'", "Name the column that holds the text.")
             for batch in table.iter_batches(batch_size=64, columns=[field], use_threads=False):
                 for value in batch.column(0).to_pylist():
                     yield _checked(value, field, f"file '{path}' row {row}")
@@ -334,15 +281,15 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
     except (OSError, pyarrow.ArrowException) as error:
         reason = f"it is not a whole Parquet file ({type(error).__name__})"
     if reason:
-        _refuse(f"file '{path}' from row {row}", reason, _MEND)
+        refuse(f"file '{path}' from row {row}", reason, _MEND)
 
 
 def _checked(value: object, field: str, place: str) -> str:
     """The value if it is text: a string without NUL and lone surrogates, which UTF-8 cannot hold."""
     if not isinstance(value, str):
-        _refuse(place, f"the field '{field}' holds {type(value).__name__}, not a string", _MEND)
+        refuse(place, f"the field '{field}' holds {type(value).__name__}, not a string", _MEND)
     if "\0" in value or not _fits_utf8(value):
-        _refuse(place, f"the field '{field}' holds a NUL or half a surrogate pair: this is not text", _MEND)
+        refuse(place, f"the field '{field}' holds a NUL or half a surrogate pair: this is not text", _MEND)
     return value
 
 
@@ -352,13 +299,3 @@ def _fits_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"it cannot be read ({error.strerror})"
-    return "it cannot be unpacked (damaged or cut short)"
-
-
-def _refuse(what: str, why: str, mend: str) -> NoReturn:
-    raise FragmentError(what, why=why, mend=mend) from None
