@@ -67,6 +67,7 @@ def test_no_verb_shows_the_help() -> None:
         (("remove", "a", "--out", "b"), "--party"),
         (("report",), "SCORES"),
         (("demo", "--jobs", "two"), "'--jobs'"),
+        (("demo", "text", "--jobs", "two"), "'--jobs'"),
     ],
 )
 def test_wrong_usage_exits_with_two(arguments: tuple[str, ...], names: str) -> None:

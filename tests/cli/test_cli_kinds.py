@@ -1,25 +1,23 @@
-"""``quiltwork contribute`` is a group of kinds; without one it means an expert of a language model."""
+"""``contribute`` and ``demo`` are groups of kinds; where none is named the first is meant."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from cli_runner import FAST, done, misused
+from cli_runner import FAST, done, misused, refused
 
-from quiltwork.cli.contribute import KINDS
+from quiltwork.cli import contribute, demo
 from quiltwork.contribution.store import read
 
-
-def test_the_help_lists_every_kind() -> None:
-    shown = done("contribute", "--help").out
-    assert all(kind.NAME in shown for kind in KINDS)
+EVERY = [(verb.NAME, kind.NAME) for verb in (contribute, demo) for kind in verb.KINDS]
 
 
-@pytest.mark.parametrize("kind", [kind.NAME for kind in KINDS])
-def test_each_kind_has_a_help_with_examples_of_itself(kind: str) -> None:
-    shown = done("contribute", kind, "--help").out
-    assert f"quiltwork contribute {kind}" in shown
+@pytest.mark.parametrize(("verb", "kind"), EVERY)
+def test_each_kind_is_listed_and_has_a_help_with_examples_of_itself(verb: str, kind: str) -> None:
+    assert kind in done(verb, "--help").out
+    shown = done(verb, kind, "--help").out
+    assert f"quiltwork {verb} {kind}" in shown
     assert "--json" in shown
 
 
@@ -28,6 +26,17 @@ def test_without_a_kind_an_expert_is_meant(base: Path, fragments: dict[str, Path
     done("contribute", *rest, "--out", tmp_path / "unnamed")
     done("contribute", "expert", *rest, "--out", tmp_path / "named")
     assert read(tmp_path / "unnamed").digest == read(tmp_path / "named").digest
+
+
+def test_contribute_alone_shows_what_there_is() -> None:
+    assert "expert" in misused("contribute", names="").out
+
+
+def test_demo_alone_tells_the_first_story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "demo-out").write_text("in the way")
+    monkeypatch.chdir(tmp_path)
+    for words in (("demo",), ("demo", "text"), ("demo", "--out", "demo-out")):
+        refused(*words, names=("demo-out", "no former demo"))
 
 
 @pytest.mark.parametrize(

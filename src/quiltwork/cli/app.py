@@ -12,12 +12,15 @@ from typer.core import TyperGroup
 
 from quiltwork import __version__
 from quiltwork.cli import compose, contribute, demo, evaluate, generate, inspect, remove, report
+from quiltwork.cli.kinds import verb_of_kinds
 from quiltwork.errors import QuiltworkError
 
 _INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
 
 _VERBS = (demo, contribute, inspect, compose, remove, evaluate, report, generate)
+_BARE = {demo: True, contribute: False}
+"""The verbs of several kinds, and whether the verb alone runs its first kind or shows the help."""
 
 
 class _InOrderOfUse(TyperGroup):
@@ -36,8 +39,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 for verb in _VERBS:
-    if verb is contribute:
-        app.add_typer(contribute.group)
+    if verb in _BARE:
+        app.add_typer(verb_of_kinds(verb, verb.KINDS, bare=_BARE[verb]))
     else:
         app.command(verb.NAME, help=verb.HELP, epilog=verb.EXAMPLES)(verb.run)
 

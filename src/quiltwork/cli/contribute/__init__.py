@@ -1,15 +1,6 @@
-"""``quiltwork contribute KIND``: the owner's side, one file a kind of contribution.
-
-Without a kind it means ``expert``, as in ``quiltwork contribute --base ...``: a word that begins with a dash is an
-option, and only a kind has options.
-"""
+"""``quiltwork contribute KIND``: the owner's side, one file a kind of contribution."""
 
 from __future__ import annotations
-
-from typing import Any
-
-import typer
-from typer.core import TyperGroup
 
 from quiltwork.cli.contribute import expert
 
@@ -24,18 +15,3 @@ EXAMPLES = """Examples:
 
 `quiltwork contribute mixture --data a.parquet --target y --party a --out a --json`"""
 KINDS = (expert,)
-
-
-class _ExpertUnlessNamed(TyperGroup):
-    """A group whose options are those of ``expert``."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0].startswith("-") and args[0] not in ctx.help_option_names:
-            args = [expert.NAME, *args]
-        return super().parse_args(ctx, args)
-
-
-group = typer.Typer(name=NAME, help=HELP, epilog=EXAMPLES, cls=_ExpertUnlessNamed, no_args_is_help=True)
-for kind in KINDS:
-    group.command(kind.NAME, help=kind.HELP, epilog=kind.EXAMPLES)(kind.run)
-group.callback()(lambda: None)

@@ -1,4 +1,4 @@
-"""``quiltwork demo``: the whole story on text that every installation holds."""
+"""``quiltwork demo text``: the story of a language model, on text that every installation holds."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import typer
 
 from quiltwork.cli.inputs import say
 
-NAME = "demo"
+NAME = "text"
 HELP = """Four owners compose one language model without sharing text; nothing is downloaded.
 
 Trains a tiny public base, runs each owner as a process that can open only its own fragment, composes with every method,
 scores them, takes one owner out and checks that nothing of it is left, and writes a report."""
 EXAMPLES = """Examples:
 
-`quiltwork demo`
+`quiltwork demo text`
 
-`quiltwork demo --out demo-out --steps 60 --base-steps 150`"""
+`quiltwork demo text --out demo-out --steps 60 --base-steps 150`"""
 
 
 def run(

@@ -1,0 +1,16 @@
+"""``quiltwork demo STORY``: a whole story on data that needs no download, one file a story."""
+
+from __future__ import annotations
+
+from quiltwork.cli.demo import text
+
+NAME = "demo"
+HELP = """Play a whole story on this machine: owners contribute, a model is composed, one leaves, a report is drawn.
+
+Nothing is downloaded. Without a name the story of a language model is told, `text`."""
+EXAMPLES = """Examples:
+
+`quiltwork demo`
+
+`quiltwork demo text --out demo-out --steps 60 --base-steps 150 --json`"""
+KINDS = (text,)
