@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from quiltwork.cli.contribute.sealing import seal
 from quiltwork.cli.inputs import print_json, read_text, say
 
 NAME = "expert"
@@ -116,19 +116,9 @@ def run(
 
 
 def _confine(base: Path, data: list[Path], out: Path, state: Path) -> str:
-    """Seal the process; heavy imports come first, since some look for temporary directories when imported."""
+    """Seal the process, heavy imports first."""
     import accelerate  # noqa: F401
     import torch  # noqa: F401
     import transformers  # noqa: F401
 
-    from quiltwork.files import storage_error
-    from quiltwork.party.confine import confine
-
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        state.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(out, error) from error
-    os.environ["TMPDIR"] = str(state.resolve())
-    sealed = confine([base, *data], [out.parent, state])
-    return f"{sealed.level} ({sealed.detail})"
+    return seal([base, *data], out, state)

@@ -1,0 +1,38 @@
+"""Sealing the owner's process before it opens anything, for every kind of contribution."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def seal(read: Sequence[Path], out: Path, scratch: Path) -> str:
+    """Let this process open ``read``, and write beside ``out`` and in ``scratch``, from now on and nothing else.
+
+    Heavy imports come before: some libraries look for temporary directories when they are imported.
+
+    Args:
+        read: files and directories of the owner.
+        out: the directory to be written; its parent becomes writable, since it is written under another name first.
+        scratch: the only place for temporary files; made if it is not there.
+
+    Returns:
+        Which level holds, and what it covers.
+
+    Raises:
+        StorageError: a directory cannot be made.
+        InvalidOption: something to read does not exist.
+        FragmentError: the kernel refuses.
+    """
+    from quiltwork.files import storage_error
+    from quiltwork.party.confine import confine
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(out, error) from error
+    os.environ["TMPDIR"] = str(scratch.resolve())
+    sealed = confine(read, [out.parent, scratch])
+    return f"{sealed.level} ({sealed.detail})"
