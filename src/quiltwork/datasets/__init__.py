@@ -1,1 +1,1 @@
-"""Text that every installation holds, so that a demonstration downloads nothing and bundles nothing."""
+"""What the package brings to play with: text that every installation holds, and tables drawn from a known truth."""
