@@ -180,7 +180,7 @@ def _covariance(features: int, correlation: float) -> Array:
 
 def _shifted(x: Array, correlation: float, machines: int, rng: np.random.Generator) -> list[NDArray[np.intp]]:
     """Rows in the order of a noisy direction, cut at sizes whose ratios are random and end SIZE_SPREAD apart."""
-    direction: Array = rng.standard_normal(x.shape[1])
+    direction = rng.standard_normal((x.shape[1],))
     direction /= np.sqrt(direction @ _covariance(x.shape[1], correlation) @ direction)
     score = x @ direction + SHIFT_NOISE * rng.standard_normal(len(x))
     sizes = np.geomspace(1, SIZE_SPREAD, machines)[rng.permutation(machines)]
