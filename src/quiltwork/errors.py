@@ -20,6 +20,7 @@ Each error says three things: *what* is wrong (the offending part by name), *why
     ├── PrivacyError                 a release that the accountant cannot price or the caller did not allow
     ├── StorageError                 the file system refused: full, read-only, already there
     ├── Interrupted                  stopped by the user; says how to resume
+    ├── BrokenPromise                a computation broke what its theory promises; ours to mend
     └── InvalidOption                a parameter outside its domain (also a ValueError)
 """
 
@@ -110,6 +111,10 @@ class StorageError(QuiltworkError):
 
 class Interrupted(QuiltworkError):
     """The user stopped the work; the message says how to resume."""
+
+
+class BrokenPromise(QuiltworkError):
+    """A computation broke what its theory promises; a defect of the program or numbers out of all proportion."""
 
 
 class InvalidOption(QuiltworkError, ValueError):
