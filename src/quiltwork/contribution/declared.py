@@ -21,16 +21,13 @@ from quiltwork.errors import MalformedContribution
 
 def parts_of(manifest: Manifest) -> tuple[Part, ...]:
     """Everything that leaves with this contribution, in a fixed order."""
-    statistics = tuple(statistic.part(manifest.base.vocabulary_size) for statistic in manifest.statistics)
-    return manifest.method.parts() + statistics
+    return manifest.parts()
 
 
 def releases(manifest: Manifest) -> tuple[str, ...]:
-    """Names that need a privacy event: every part, and ``training`` where a loss on private text is told."""
+    """Names that need a privacy event: every part, and ``training`` where a loss on private data is told."""
     names = tuple(part.name for part in parts_of(manifest))
-    training = manifest.training
-    told = training is not None and (training.loss_first is not None or training.loss_last is not None)
-    return (*names, "training") if told else names
+    return (*names, "training") if manifest.tells_training() else names
 
 
 def needs_of(manifest: Manifest) -> dict[str, Requirement | None]:

@@ -13,29 +13,30 @@ from quiltwork.contribution.declared import parts_of, releases
 from quiltwork.contribution.manifest import Manifest
 from quiltwork.contribution.sealed import Contribution
 
+_KINDS_OWN = ("base", "table", "method", "statistics", "training")
+
 
 def describe(contribution: Contribution) -> dict[str, Any]:
     """A summary that JSON can hold.
 
     Returns:
-        party, kind, digest, bytes, base, parts (each with its file, number of tensors and elements, bytes),
-        method, statistics, releases (what needs a privacy event), privacy, training, licence, card.
+        party, kind, version, digest, bytes, parts (each with its file, number of tensors and elements, bytes), what the
+        kind stands on (``base``, or ``table`` with names and units), method, where the kind has them statistics and
+        training, releases (what needs a privacy event), privacy, licence, card.
     """
     manifest = contribution.manifest
     declared = manifest.model_dump(mode="json", exclude={"payload"})
+    own = {name: declared[name] for name in _KINDS_OWN if name in declared}
     return {
         "party": manifest.party,
         "kind": manifest.kind,
         "version": manifest.version,
         "digest": manifest.digest,
         "bytes": contribution.bytes,
-        "base": declared["base"],
         "parts": _parts(manifest),
-        "method": declared["method"],
-        "statistics": declared["statistics"],
+        **own,
         "releases": list(releases(manifest)),
         "privacy": declared["privacy"],
-        "training": declared["training"],
         "licence": manifest.licence,
         "card": manifest.card,
     }

@@ -1,4 +1,4 @@
-"""The closed set of what a contribution can hold, and the tensors that each part must and may have.
+"""The closed set of what a contribution to a language model can hold, and the tensors of each part.
 
 A contribution is made of *parts*: what its method releases (``ffn``, ``full``) and its statistics
 (``tokens``, ``bigrams``, ``moments``). A part names its file and its tensors; a tensor's name starts with its part. So
@@ -9,8 +9,8 @@ by name::
     part  -> {tensor: Requirement}    shape, allowed dtypes, domain of the values
     full  -> any names ``full.*``     only the composer, who has the base, can check them
 
-A new kind is a new method class here with ``kind`` and ``parts()``, a manifest class, and a row in
-``manifest.MANIFESTS``; a new statistic likewise joins the union below. Nothing is looked up by a name from
+A new kind is a new method class with ``kind`` and ``parts()``, here or in a room of its own like ``tables``, a manifest
+class, and a row in ``manifest.MANIFESTS``; a new statistic likewise joins a union. Nothing is looked up by a name from
 outside.
 
 >>> ffn = FFNExpert(layers=1, hidden_size=4, intermediate_size=8, anchor_share=1.0, router=True, bias=False)
@@ -202,8 +202,6 @@ class ResidualMomentsStatistic(Record):
         tensors = {f"moments.layers.{i}.{name}": row for i in range(self.layers) for name, row in rows.items()}
         return Part(self.name, "statistics.safetensors", tensors)
 
-
-Method: TypeAlias = ExpertMethod | StatisticsMethod
 
 Statistic: TypeAlias = Annotated[
     TokenHistogramStatistic | BigramHistogramStatistic | ResidualMomentsStatistic,

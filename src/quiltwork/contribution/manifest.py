@@ -19,26 +19,29 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, StringConstraints, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from quiltwork.contribution import header
 from quiltwork.contribution.canonical import decode, encode, shown
-from quiltwork.contribution.kinds import Dtype, ExpertMethod, Statistic, StatisticsMethod
+from quiltwork.contribution.fields import (
+    Card,
+    Count,
+    Digest,
+    FileName,
+    PartyName,
+    Positive,
+    Short,
+    Software,
+    TensorName,
+)
+from quiltwork.contribution.kinds import Dtype, ExpertMethod, Part, Statistic, StatisticsMethod
+from quiltwork.contribution.tables import LikelihoodsMethod, MixtureMethod, TableReference, TableStatistic
 from quiltwork.errors import AlteredContribution, MalformedContribution, UnsupportedContribution
-from quiltwork.privacy.events import Event, Label, Record, printable
+from quiltwork.privacy.events import Event, Label, Record
 
 FILE = "contribution.json"
 MAX_BYTES = 4 * 2**20
 REWRITE = "The party must write the contribution again with quiltwork; docs/format.md lists the rules."
-
-Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
-PartyName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}\.safetensors$")]
-TensorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,255}$")]
-Short = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(printable)]
-Card = Annotated[str, StringConstraints(max_length=100_000), AfterValidator(printable)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
 
 
 class BaseReference(Record):
@@ -100,43 +103,100 @@ class TrainingSummary(Record):
     seed: int
     loss_first: float | None = None
     loss_last: float | None = None
-    software: Annotated[dict[Short, Short], Field(max_length=64)]
+    software: Software
 
 
 class ManifestFields(Record):
-    """What every kind declares."""
+    """What every kind declares. A kind adds what it stands on (a base, a table), its method and its statistics."""
 
     format: Literal["quiltwork-contribution"] = "quiltwork-contribution"
     version: Literal[1] = 1
     party: PartyName
-    base: BaseReference
     payload: Annotated[dict[FileName, PayloadFile], Field(max_length=8)]
-    training: TrainingSummary | None = None
-    statistics: Annotated[tuple[Statistic, ...], Field(max_length=16)] = ()
     privacy: Annotated[tuple[Event, ...], Field(max_length=256)] = ()
     licence: Short
     card: Card = ""
     digest: Digest
 
 
-class ExpertManifest(ManifestFields):
+class LanguageFields(ManifestFields):
+    """What the kinds of language models declare besides."""
+
+    base: BaseReference
+    method: ExpertMethod | StatisticsMethod
+    training: TrainingSummary | None = None
+    statistics: Annotated[tuple[Statistic, ...], Field(max_length=16)] = ()
+
+    def parts(self) -> tuple[Part, ...]:
+        """Everything that leaves, the method's parts first."""
+        return self.method.parts() + tuple(one.part(self.base.vocabulary_size) for one in self.statistics)
+
+    def tells_training(self) -> bool:
+        """Whether a figure of the training, a loss on private text, is among the fields."""
+        training = self.training
+        return training is not None and (training.loss_first is not None or training.loss_last is not None)
+
+
+class ExpertManifest(LanguageFields):
     """Kind ``expert``."""
 
     kind: Literal["expert"] = "expert"
     method: ExpertMethod
 
 
-class StatisticsManifest(ManifestFields):
+class StatisticsManifest(LanguageFields):
     """Kind ``statistics``."""
 
     kind: Literal["statistics"] = "statistics"
     method: StatisticsMethod
 
 
-Manifest: TypeAlias = ExpertManifest | StatisticsManifest
-MANIFESTS: dict[str, type[ExpertManifest] | type[StatisticsManifest]] = {
+class MixtureManifest(ManifestFields):
+    """Kind ``mixture``: no base; the table that the rows are of."""
+
+    kind: Literal["mixture"] = "mixture"
+    table: TableReference
+    method: MixtureMethod
+    statistics: Annotated[tuple[TableStatistic, ...], Field(max_length=16)] = ()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> MixtureManifest:
+        self.method.require_table(self.table)
+        self.parts()
+        return self
+
+    def parts(self) -> tuple[Part, ...]:
+        """Everything that leaves, the mixture first."""
+        return self.method.parts() + tuple(one.part(self.method) for one in self.statistics)
+
+    def tells_training(self) -> bool:
+        """Whether a figure of the fit, the likelihood of private rows, is among the fields."""
+        return self.method.log_likelihood is not None
+
+
+class LikelihoodsManifest(ManifestFields):
+    """Kind ``likelihoods``: an answer to candidates over one table."""
+
+    kind: Literal["likelihoods"] = "likelihoods"
+    table: TableReference
+    method: LikelihoodsMethod
+
+    def parts(self) -> tuple[Part, ...]:
+        """The values."""
+        return self.method.parts()
+
+    def tells_training(self) -> bool:
+        """Nothing was trained."""
+        return False
+
+
+Manifest: TypeAlias = ExpertManifest | StatisticsManifest | MixtureManifest | LikelihoodsManifest
+Method: TypeAlias = ExpertMethod | StatisticsMethod | MixtureMethod | LikelihoodsMethod
+MANIFESTS: dict[str, type[Manifest]] = {
     "expert": ExpertManifest,
     "statistics": StatisticsManifest,
+    "mixture": MixtureManifest,
+    "likelihoods": LikelihoodsManifest,
 }
 
 
@@ -187,7 +247,8 @@ def _recognise(value: object) -> str:
     if version != 1:
         raise UnsupportedContribution(f"version {version}", why="this installation reads version 1", mend=mend)
     if kind not in MANIFESTS:
-        known = " and ".join(f"'{name}'" for name in MANIFESTS)
+        *most, last = (f"'{name}'" for name in MANIFESTS)
+        known = f"{', '.join(most)} and {last}"
         raise UnsupportedContribution(f"kind {shown(kind)}", why=f"this installation knows {known}", mend=mend)
     return kind
 

@@ -50,12 +50,13 @@ class Contribution:
 
     @property
     def kind(self) -> str:
-        """``"expert"`` or ``"statistics"``."""
+        """``"expert"``, ``"statistics"``, ``"mixture"`` or ``"likelihoods"``."""
         return self.manifest.kind
 
     @property
     def parts(self) -> frozenset[str]:
-        """What it holds: a subset of ``ffn``, ``full``, ``tokens``, ``moments``."""
+        """What it holds: ``ffn``, ``full``, ``tokens``, ``bigrams``, ``moments``; over a table ``mixture``,
+        ``covariates``, ``precision``, ``likelihoods``."""
         return frozenset(part.name for part in parts_of(self.manifest))
 
     @cached_property

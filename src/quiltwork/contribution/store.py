@@ -13,6 +13,7 @@ Reading executes nothing: JSON under a schema and raw numbers, no pickle, no nam
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -24,15 +25,16 @@ from pydantic import ValidationError
 
 from quiltwork.contribution import header, payload
 from quiltwork.contribution.canonical import shown
-from quiltwork.contribution.declared import check_declared, needs_of
+from quiltwork.contribution.declared import check_declared, needs_of, parts_of
 from quiltwork.contribution.directory import Directory, open_directory, refusal
-from quiltwork.contribution.kinds import Method, Statistic
+from quiltwork.contribution.kinds import Statistic
 from quiltwork.contribution.manifest import (
     FILE,
     MANIFESTS,
     MAX_BYTES,
     BaseReference,
     Manifest,
+    Method,
     PayloadFile,
     TrainingSummary,
     canonical_bytes,
@@ -42,6 +44,7 @@ from quiltwork.contribution.manifest import (
 )
 from quiltwork.contribution.payload import Array
 from quiltwork.contribution.sealed import Contribution
+from quiltwork.contribution.tables import TableReference, TableStatistic
 from quiltwork.errors import InvalidOption, MalformedContribution, UnsupportedContribution
 from quiltwork.files import new_directory
 from quiltwork.privacy.events import Event
@@ -55,10 +58,11 @@ class Draft:
 
     Attributes:
         party: its name.
-        base: what it started from.
-        method: `ExpertMethod` or `StatisticsMethod`; it decides the kind.
+        method: `ExpertMethod`, `StatisticsMethod`, `MixtureMethod` or `LikelihoodsMethod`; it decides the kind.
         tensors: every tensor by name; the first word of the name is its part, which decides the file.
         licence: under which the contribution may be used, best as an SPDX expression.
+        base: what it started from, for the kinds of language models.
+        table: what its rows are of, for the kinds of tables.
         training: how the weights were trained.
         statistics: the declared statistics.
         privacy: one event or more for each part, and for ``training`` where losses are told.
@@ -66,12 +70,13 @@ class Draft:
     """
 
     party: str
-    base: BaseReference
     method: Method
     tensors: Mapping[str, Array]
     licence: str
+    base: BaseReference | None = None
+    table: TableReference | None = None
     training: TrainingSummary | None = None
-    statistics: Sequence[Statistic] = ()
+    statistics: Sequence[Statistic | TableStatistic] = ()
     privacy: Sequence[Event] = ()
     card: str = ""
 
@@ -116,8 +121,7 @@ def _require_readable(manifest: Manifest) -> None:
 
 def _grouped(draft: Draft) -> dict[str, dict[str, Array]]:
     """The draft's tensors by file, according to the part that each name starts with."""
-    parts = draft.method.parts() + tuple(one.part(draft.base.vocabulary_size) for one in draft.statistics)
-    files = {part.name: part.file for part in parts}
+    files = {part.name: part.file for part in parts_of(_manifest(draft, {}))}
     groups: dict[str, dict[str, Array]] = {}
     for name in sorted(draft.tensors):
         part = name.partition(".")[0]
@@ -140,21 +144,13 @@ def _declare(tensors: Mapping[str, Array]) -> dict[str, Any]:
 
 
 def _manifest(draft: Draft, files: Mapping[str, PayloadFile | dict[str, Any]]) -> Manifest:
+    kind = MANIFESTS[draft.method.kind]
+    fields = {field.name: getattr(draft, field.name) for field in dataclasses.fields(draft) if field.name != "tensors"}
+    fields |= {name: tuple(fields[name]) for name in ("statistics", "privacy")}
+    # what a kind lacks may be empty in the draft; anything else is for the schema to refuse by name
+    stated = {name: value for name, value in fields.items() if name in kind.model_fields or value}
     try:
-        manifest = MANIFESTS[draft.method.kind].model_validate(
-            {
-                "party": draft.party,
-                "base": draft.base,
-                "method": draft.method,
-                "payload": dict(files),
-                "training": draft.training,
-                "statistics": tuple(draft.statistics),
-                "privacy": tuple(draft.privacy),
-                "licence": draft.licence,
-                "card": draft.card,
-                "digest": _UNKNOWN,
-            }
-        )
+        manifest = kind.model_validate({**stated, "payload": dict(files), "digest": _UNKNOWN})
     except ValidationError as error:
         raise schema_refusal(error) from error
     return manifest.model_copy(update={"digest": digest_of(manifest)})

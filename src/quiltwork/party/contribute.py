@@ -26,6 +26,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from quiltwork.contribution.fields import Card, PartyName, Short
 from quiltwork.contribution.kinds import (
     BigramHistogramStatistic,
     ExpertMethod,
@@ -36,7 +37,7 @@ from quiltwork.contribution.kinds import (
     StatisticsMethod,
     TokenHistogramStatistic,
 )
-from quiltwork.contribution.manifest import BaseReference, Card, PartyName, Short, TrainingSummary
+from quiltwork.contribution.manifest import BaseReference, TrainingSummary
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.store import Draft, read, write
 from quiltwork.errors import InvalidOption, StorageError

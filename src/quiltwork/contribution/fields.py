@@ -1,0 +1,43 @@
+"""The small types that manifests are made of: digests, names, texts and counts, each with its bounds.
+
+What others will print must not drive their terminal, so free text holds no control characters but newline and tab; a
+name, which is compared and put in a line with others, holds none at all, and nothing invisible either.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, StringConstraints
+
+from quiltwork.privacy.events import printable
+
+_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def visible(text: str) -> str:
+    """Refuse what does not show: control and format characters, surrogates, line separators.
+
+    Two column names that look alike would else differ, or one could turn the writing direction of a page.
+
+    >>> visible("Größe [cm²]")
+    'Größe [cm²]'
+    """
+    for character in text:
+        if unicodedata.category(character) in _UNSEEN:
+            raise ValueError(f"character U+{ord(character):04X} does not show in print")
+    return text
+
+
+Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+PartyName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}\.safetensors$")]
+TensorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,255}$")]
+Short = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(printable)]
+Card = Annotated[str, StringConstraints(max_length=100_000), AfterValidator(printable)]
+ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(visible)]
+Unit = Annotated[str, StringConstraints(max_length=200), AfterValidator(visible)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Software = Annotated[dict[Short, Short], Field(max_length=64)]
