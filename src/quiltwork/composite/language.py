@@ -1,4 +1,4 @@
-"""What comes out of composing: a model with its provenance.
+"""A composed language model with its provenance.
 
 A composite is a description; ``model()`` builds the model, ``save`` writes the checkpoint, ``without(party)`` is the
 composite that would have come of composing without that party, bit for bit:
@@ -13,13 +13,12 @@ exactly; it is refused.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from quiltwork.errors import CheckpointError, ExportError
+from quiltwork.composite.provenance import PROVENANCE, Provenance, read_provenance, saved_kind, unknown_layout
+from quiltwork.errors import ExportError, InvalidOption
 from quiltwork.files import new_directory
 from quiltwork.models.assembly import Assembly, Layout, require_party
 from quiltwork.models.base import read_json
@@ -28,71 +27,6 @@ from quiltwork.models.disassembly import disassemble
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-PROVENANCE = "quiltwork.json"
-_FORMAT = "quiltwork-composite"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One contribution in a composite: whose it is, its digest, its licence."""
-
-    party: str
-    digest: str
-    licence: str
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a composite comes from.
-
-    Attributes:
-        base: digest of the base.
-        method: name of the method.
-        contributions: what went in, sorted by party.
-    """
-
-    base: str
-    method: str
-    contributions: tuple[Entry, ...]
-
-    def without(self, party: str) -> Provenance:
-        """The provenance of the composite without ``party``."""
-        return replace(self, contributions=tuple(e for e in self.contributions if e.party != party))
-
-    def to_json(self, layout: Layout) -> dict[str, Any]:
-        """The content of quiltwork.json."""
-        return {
-            "format": _FORMAT,
-            "version": 1,
-            "layout": layout,
-            "base": self.base,
-            "method": self.method,
-            "contributions": [vars(e) for e in self.contributions],
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], where: Path) -> Provenance:
-        """Read quiltwork.json.
-
-        Raises:
-            CheckpointError: it does not have the fields, or is of another version.
-        """
-        try:
-            if value["format"] != _FORMAT or value["version"] != 1:
-                raise KeyError(f"version {value.get('version')!r}")
-            entries = tuple(Entry(e["party"], e["digest"], e["licence"]) for e in value["contributions"])
-            if not all(isinstance(text, str) for entry in entries for text in vars(entry).values()):
-                raise KeyError("a contribution's party, digest or licence is not text")
-            if [e.party for e in entries] != sorted({e.party for e in entries}):
-                raise KeyError("parties are not sorted, or one is there twice")
-            return cls(str(value["base"]), str(value["method"]), entries)
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"'{where}'",
-                why=f"it is not provenance that this version of quiltwork wrote ({error})",
-                mend="Compose the model again.",
-            ) from error
 
 
 @dataclass(frozen=True)
@@ -212,32 +146,25 @@ def open_composite(path: str | Path) -> Composite:
     Raises:
         CheckpointError: the directory is not a composite that quiltwork saved.
         ExportError: it is a soup, which holds a sum only.
+        InvalidOption: it is a mixture on tables.
     """
     path = Path(path)
-    if not (path / PROVENANCE).is_file():
-        raise CheckpointError(
+    provenance = read_provenance(path)
+    if saved_kind(path) == "table":
+        raise InvalidOption(
             f"'{path}'",
-            why=f"it holds no {PROVENANCE}",
-            mend="Give a directory that `quiltwork compose` wrote.",
+            why="it holds a mixture on tables, and this opens language models",
+            mend="Open it with quiltwork.compose.reopen.open_any.",
         )
-    value = read_json(path / PROVENANCE)
-    provenance = Provenance.from_json(value, path / PROVENANCE)
-    for entry in provenance.contributions:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", entry.party):
-            raise CheckpointError(
-                f"party {entry.party!r} in '{path / PROVENANCE}'",
-                why="it is not a party's name",
-                mend="Compose the model again.",
-            )
     assembly = disassemble(path, tuple(e.party for e in provenance.contributions))
     return Composite(assembly, provenance, TokenizerFiles.read(path))
 
 
 def saved_layout(path: str | Path) -> Layout:
-    """The layout in which a composite was saved, as its provenance says.
+    """The layout in which a language model was saved, as its provenance says.
 
     Raises:
-        CheckpointError: the provenance cannot be read or names no layout.
+        CheckpointError: the provenance cannot be read or names no layout of a language model.
     """
     where = Path(path) / PROVENANCE
     layout = read_json(where).get("layout")
@@ -245,4 +172,4 @@ def saved_layout(path: str | Path) -> Layout:
         return "portable"
     if layout == "native":
         return "native"
-    raise CheckpointError(f"'{where}'", why=f"it names no known layout ({layout!r})", mend="Compose the model again.")
+    raise unknown_layout(where, layout)

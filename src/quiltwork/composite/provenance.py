@@ -1,0 +1,123 @@
+"""Where a composite comes from: quiltwork.json, the one file that every saved composite has.
+
+It lists what went in (party, digest, licence), sorted by party, and names the method and the layout. Nothing in it
+names code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from quiltwork.errors import CheckpointError
+from quiltwork.models.assembly import Layout
+from quiltwork.models.base import read_json
+
+PROVENANCE = "quiltwork.json"
+FORMAT = "quiltwork-composite"
+
+_MEND = "Compose the model again."
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One contribution in a composite: whose it is, its digest, its licence."""
+
+    party: str
+    digest: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a composite comes from.
+
+    Attributes:
+        base: digest of the base; None where the parties started from none.
+        method: name of the method.
+        contributions: what went in, sorted by party.
+    """
+
+    base: str | None
+    method: str
+    contributions: tuple[Entry, ...]
+
+    def without(self, party: str) -> Provenance:
+        """The provenance of the composite without ``party``."""
+        return replace(self, contributions=tuple(e for e in self.contributions if e.party != party))
+
+    def to_json(self, layout: Layout | Literal["table"]) -> dict[str, Any]:
+        """The content of quiltwork.json."""
+        return {
+            "format": FORMAT,
+            "version": 1,
+            "layout": layout,
+            "base": self.base,
+            "method": self.method,
+            "contributions": [vars(e) for e in self.contributions],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: Path) -> Provenance:
+        """Read quiltwork.json.
+
+        Raises:
+            CheckpointError: it does not have the fields, or is of another version.
+        """
+        try:
+            if value["format"] != FORMAT or value["version"] != 1:
+                raise KeyError(f"version {value.get('version')!r}")
+            entries = tuple(Entry(e["party"], e["digest"], e["licence"]) for e in value["contributions"])
+            if not all(isinstance(text, str) for entry in entries for text in vars(entry).values()):
+                raise KeyError("a contribution's party, digest or licence is not text")
+            if [e.party for e in entries] != sorted({e.party for e in entries}):
+                raise KeyError("parties are not sorted, or one is there twice")
+            base = value["base"]
+            return cls(None if base is None else str(base), str(value["method"]), entries)
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"'{where}'",
+                why=f"it is not provenance that this version of quiltwork wrote ({error})",
+                mend=_MEND,
+            ) from error
+
+
+def read_provenance(path: Path) -> Provenance:
+    """The provenance of a saved composite, with parties whose names may stand in a file's name.
+
+    Raises:
+        CheckpointError: there is none, or it does not have the fields.
+    """
+    where = path / PROVENANCE
+    if not where.is_file():
+        mend = "Give a directory that `quiltwork compose` wrote."
+        raise CheckpointError(f"'{path}'", why=f"it holds no {PROVENANCE}", mend=mend)
+    provenance = Provenance.from_json(read_json(where), where)
+    for entry in provenance.contributions:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", entry.party):
+            raise CheckpointError(f"party {entry.party!r} in '{where}'", why="it is not a party's name", mend=_MEND)
+    return provenance
+
+
+def saved_kind(path: str | Path) -> Literal["language", "table"]:
+    """What a saved composite is: a language model or a mixture on tables.
+
+    Raises:
+        CheckpointError: the provenance cannot be read or names no layout.
+    """
+    where = Path(path) / PROVENANCE
+    match read_json(where).get("layout"):
+        case "portable" | "native":
+            return "language"
+        case "table":
+            return "table"
+        case other:
+            raise unknown_layout(where, other)
+
+
+def unknown_layout(where: Path, layout: object) -> CheckpointError:
+    """The refusal of a layout that is none, or none of the kind that is asked for."""
+    return CheckpointError(f"'{where}'", why=f"it names no known layout ({layout!r})", mend=_MEND)

@@ -1,0 +1,280 @@
+"""The files of a saved table composite.
+
+    quiltwork.json            what the machines agree on, method and options, who was excluded, digests of the rest
+    model.safetensors         the composed mixture
+    party-<name>.safetensors  one local fit each, as it was given (`quiltwork.models.mixture.named`)
+    README.md                 for people; the one file that may be edited
+
+quiltwork.json is canonical JSON under a digest of its own and holds the digests of the tensor files, so a changed byte
+in any of them is refused. It names the method; which class that is, only ``compose.reopen`` knows.
+
+A pooled gate is the machines' own gates with weights: model.safetensors then holds their experts one machine after the
+other (``machines.experts`` says how many each has), for readers elsewhere, and the composite is solved again from the
+local fits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+import numpy as np
+import safetensors.numpy
+from pydantic import Field, JsonValue, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic.errors import PydanticUserError
+
+from quiltwork.composite.provenance import FORMAT, PROVENANCE, Entry, Provenance
+from quiltwork.composite.solution import Solution, TableMethod
+from quiltwork.composite.table import TableComposite
+from quiltwork.composite.table_card import card
+from quiltwork.contribution.canonical import decode, encode
+from quiltwork.contribution.directory import Directory, open_directory
+from quiltwork.contribution.manifest import Digest, PartyName, Short
+from quiltwork.errors import CheckpointError, ContributionError, ExportError, QuiltworkError
+from quiltwork.models.mixture.design import Array
+from quiltwork.models.mixture.experts import Experts
+from quiltwork.models.mixture.gates import ConstantWeights, PooledGate
+from quiltwork.models.mixture.local import Local, Table
+from quiltwork.models.mixture.mixture import Mixture
+from quiltwork.models.mixture.named import from_named, mixture_from, named, named_mixture
+from quiltwork.privacy.events import Note, Record
+
+MODEL = "model.safetensors"
+MOST_JSON_BYTES = 2**24
+MOST_TENSOR_BYTES = 2**30
+
+_MEND = "Compose the model again; the directory may be incomplete or edited."
+_Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class SavedNames(Record):
+    """A ``Table``."""
+
+    features: Annotated[tuple[_Name, ...], Field(min_length=1)]
+    units: tuple[Annotated[str, StringConstraints(max_length=200)], ...]
+    target: Annotated[tuple[_Name, ...], Field(min_length=1)]
+    classes: tuple[_Name, ...] | None
+    family: Literal["gaussian", "multinomial", "poisson"]
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if len(self.units) != len(self.features):
+            raise ValueError("there are not as many units as features")
+        if (self.classes is not None) != (self.family == "multinomial"):
+            raise ValueError("classes belong to multinomial experts and to no others")
+        return self
+
+
+class SavedMachine(Record):
+    """A ``Local`` without its arrays; ``file`` is the digest of the file that holds them."""
+
+    party: PartyName
+    digest: Annotated[str, StringConstraints(max_length=200)]
+    licence: Short
+    rows: Annotated[int, Field(ge=1)]
+    converged: bool
+    file: Digest
+
+
+class SavedRecord(Record):
+    """quiltwork.json."""
+
+    format: Literal["quiltwork-composite"] = FORMAT
+    version: Literal[1] = 1
+    layout: Literal["table"] = "table"
+    base: None = None
+    method: Short
+    options: dict[str, JsonValue]
+    table: SavedNames
+    contributions: Annotated[tuple[SavedMachine, ...], Field(min_length=1, max_length=10_000)]
+    gate: Literal["softmax", "pooled"]
+    excluded: dict[PartyName, Note]
+    objective: tuple[float, ...]
+    notes: tuple[Note, ...]
+    model: Digest
+    digest: Annotated[str, StringConstraints(pattern="^(sha256:[0-9a-f]{64})?$")] = ""
+
+    @model_validator(mode="after")
+    def _sorted(self) -> Self:
+        parties = [machine.party for machine in self.contributions]
+        if parties != sorted(set(parties)):
+            raise ValueError("parties are not sorted, or one is there twice")
+        if self.excluded.keys() - set(parties):
+            raise ValueError("someone is excluded who is not there")
+        return self
+
+    def sealed(self) -> Self:
+        """The same with its digest over all other fields."""
+        value = self.model_dump(mode="json", exclude={"digest"})
+        return self.model_copy(update={"digest": _sha256(encode(value))})
+
+
+class SavedTable(NamedTuple):
+    """What a directory holds, checked in full; only the method is yet to be made from its name and options."""
+
+    method: str
+    options: Mapping[str, JsonValue]
+    table: Table
+    locals: tuple[Local, ...]
+    provenance: Provenance
+    solution: Solution | None
+
+
+def contents(composite: TableComposite) -> dict[str, bytes]:
+    """The files of a composite by name; the same composite gives the same bytes.
+
+    Raises:
+        ExportError: an option of the method, or a name, cannot be written as JSON.
+    """
+    found = {f"party-{local.party}.safetensors": _tensor_bytes(named(local)) for local in composite.locals}
+    found[MODEL] = _tensor_bytes(_model_arrays(composite.mixture))
+    record = _record(composite, {name: _sha256(data) for name, data in found.items()})
+    found[PROVENANCE] = encode(record.model_dump(mode="json"))
+    found["README.md"] = card(composite).encode()
+    return found
+
+
+def read_table(path: str | Path) -> SavedTable:
+    """What a saved table composite holds.
+
+    Raises:
+        CheckpointError: a file is missing, too large, changed, or not what its neighbours announce.
+    """
+    path = Path(path)
+    try:
+        with open_directory(path) as directory:
+            record = _read_record(directory)
+            table = Table(**vars(record.table))
+            locals_ = tuple(_read_local(directory, machine, table) for machine in record.contributions)
+            arrays = _read_arrays(directory, MODEL, record.model)
+    except ContributionError as error:
+        raise CheckpointError(f"'{path}'", why=f"{error.what}: {error.why}", mend=_MEND) from error
+    solution = None
+    if record.gate == "softmax":
+        mixture = mixture_from(arrays, table, "all")
+        solution = Solution(mixture, record.excluded, record.objective, record.notes)
+    entries = tuple(Entry(m.party, m.digest, m.licence) for m in record.contributions)
+    provenance = Provenance(None, record.method, entries)
+    return SavedTable(record.method, record.options, table, locals_, provenance, solution)
+
+
+def _record(composite: TableComposite, digests: Mapping[str, str]) -> SavedRecord:
+    solution = composite.solution
+    try:
+        record = SavedRecord(
+            method=composite.method.name,
+            options=_options(composite.method),
+            table=SavedNames(**vars(composite.table)),
+            contributions=tuple(
+                SavedMachine(
+                    party=local.party,
+                    digest=local.digest,
+                    licence=local.licence,
+                    rows=local.rows,
+                    converged=local.converged,
+                    file=digests[f"party-{local.party}.safetensors"],
+                )
+                for local in composite.locals
+            ),
+            gate="pooled" if isinstance(solution.mixture.gate, PooledGate) else "softmax",
+            excluded=dict(solution.excluded),
+            objective=tuple(map(float, solution.objective)),
+            notes=solution.notes,
+            model=digests[MODEL],
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ExportError(
+            f"'{field}' of the composite", why=first["msg"], mend="Change it and compose again."
+        ) from error
+    return record.sealed()
+
+
+def _options(method: TableMethod) -> dict[str, Any]:
+    """The fields of a method's dataclass as JSON."""
+    try:
+        options = TypeAdapter(type(method)).dump_python(method, mode="json", warnings="error")
+        encode(options)
+    except (PydanticUserError, TypeError, ValueError) as error:
+        raise ExportError(
+            f"method '{method.name}'",
+            why=f"its options cannot be written as JSON ({error})",
+            mend="Use a method whose fields are numbers, text, or tuples and mappings of these.",
+        ) from error
+    return dict(options)
+
+
+def _model_arrays(mixture: Mixture[Experts]) -> dict[str, Array]:
+    gate = mixture.gate
+    if not isinstance(gate, PooledGate):
+        return named_mixture(mixture)
+    found = {f"mixture.{name}": array for name, array in mixture.experts.parameters().items()}
+    found["mixture.gate"] = np.concatenate([own.coefficients for own in gate.gates])
+    found["machines.experts"] = np.array([own.n_experts for own in gate.gates], dtype=np.float64)
+    if isinstance(gate.weights, ConstantWeights):
+        found["machines.weights"] = gate.weights.weights
+    return found
+
+
+def _tensor_bytes(arrays: Mapping[str, Array]) -> bytes:
+    plain = {name: np.ascontiguousarray(array, dtype="<f8") for name, array in arrays.items()}
+    return safetensors.numpy.save(plain)
+
+
+def _sha256(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def _read_record(directory: Directory) -> SavedRecord:
+    data = directory.read(PROVENANCE, MOST_JSON_BYTES)
+    decode(data, PROVENANCE, most_values=2**20)
+    try:
+        record = SavedRecord.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise _broken(f"field {field[:200]!a} in {PROVENANCE}", ascii(first["msg"][:300])) from error
+    if encode(record.model_dump(mode="json")) != data:
+        raise _broken(PROVENANCE, "its bytes are not the canonical spelling of its fields")
+    if record.sealed().digest != record.digest:
+        raise _broken(f"'digest' in {PROVENANCE}", "it is not the digest of the other fields: one of them was changed")
+    return record
+
+
+def _read_local(directory: Directory, machine: SavedMachine, table: Table) -> Local:
+    file = f"party-{machine.party}.safetensors"
+    arrays = _read_arrays(directory, file, machine.file)
+    try:
+        parts = from_named(arrays, table, machine.party)
+    except QuiltworkError as error:
+        raise _broken(f"file '{file}'", f"{error.what}: {error.why}") from error
+    return Local(
+        machine.party,
+        machine.digest,
+        machine.licence,
+        parts.mixture,
+        machine.rows,
+        parts.covariates,
+        parts.precision,
+        machine.converged,
+    )
+
+
+def _read_arrays(directory: Directory, file: str, digest: str) -> dict[str, Array]:
+    data = directory.read(file, MOST_TENSOR_BYTES)
+    if _sha256(data) != digest:
+        raise _broken(f"file '{file}'", f"its digest is not the one in {PROVENANCE}: it was changed")
+    try:
+        arrays = safetensors.numpy.load(data)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise _broken(f"file '{file}'", f"it is no safetensors file ({error})") from error
+    if any(array.dtype != np.float64 for array in arrays.values()):
+        raise _broken(f"file '{file}'", "an array in it is not float64")
+    return arrays
+
+
+def _broken(what: str, why: str) -> CheckpointError:
+    return CheckpointError(what, why=why, mend=_MEND)
