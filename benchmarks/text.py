@@ -288,7 +288,7 @@ def score(settings: Settings, regime: str, seed: int) -> dict[str, Any]:
         print(f"{regime}-{seed}: scoring {name}", file=sys.stderr, flush=True)
         row = run(build(), tokenizer, held_out, prefix=base.separator).row
         rows[name] = {
-            "bpb": {d: cell.bpb for d, cell in row.domains.items()},
+            "bpb": {d: cell.value for d, cell in row.domains.items()},
             "active_params": row.active_params,
             "total_params": row.total_params,
             "seconds": round(seconds + row.seconds, 1),

@@ -50,7 +50,7 @@ def test_the_matrix_as_json(
     rows = [*scores["methods"].values(), *scores["alone"].values(), *scores["leave_one_out"]["mine"].values()]
     for row in rows:
         assert set(row["domains"]) == {"ash", "birch", "wiki"}
-        assert all(0 < cell["bpb"] < 9 for cell in row["domains"].values())
+        assert all(0 < cell["value"] < 9 for cell in row["domains"].values())
         assert 0 < row["active_params"] <= row["total_params"]
     assert scores["methods"]["mine"]["active_params"] < scores["methods"]["mine"]["total_params"]
     assert set(scores["routing"]) == {"learned_rows", "mine"}
@@ -66,8 +66,8 @@ def test_the_base_row_is_what_transformers_computes(
     (tmp_path / "one.txt").write_text(text)
     arguments = ("evaluate", composed("soup"), "--base", base, "--party", f"ash={tmp_path / 'one.txt'}", "--json")
     cell = done(*arguments).json["methods"]["base"]["domains"]["ash"]
-    assert cell["bpb"] == pytest.approx(bits_per_byte(base, text), rel=1e-5)
-    assert (cell["bytes"], cell["documents"]) == (len(text), 1)
+    assert cell["value"] == pytest.approx(bits_per_byte(base, text), rel=1e-5)
+    assert (cell["amount"], cell["items"]) == (len(text), 1)
 
 
 def test_the_table_says_who_is_better_off(

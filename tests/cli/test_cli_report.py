@@ -86,7 +86,7 @@ def test_a_part_is_not_overwritten_by_the_merged_numbers(score_files: Mapping[st
 
 def test_parts_that_contradict_each_other_are_refused(score_files: Mapping[str, Path], tmp_path: Path) -> None:
     scores = json.loads(score_files["ash"].read_text())
-    scores["methods"]["base"]["domains"]["ash"]["bpb"] += 0.1
+    scores["methods"]["base"]["domains"]["ash"]["value"] += 0.1
     (tmp_path / "other.json").write_text(json.dumps(scores))
     arguments = ("report", score_files["ash"], tmp_path / "other.json", "--out", tmp_path / "r.html")
     refused(*arguments, names=("cell method base / ash", "two parts disagree"), mend="leave one of the parts out")

@@ -253,7 +253,7 @@ def test_the_demo_leaves_all_it_promises(demo: tuple[Path, Outcome]) -> None:
     assert set(scores["methods"]) == ROWS
     for row in scores["methods"].values():
         assert set(row["domains"]) == {*OWNERS, *PUBLIC}
-        assert all(cell["bpb"] > 0 for cell in row["domains"].values())
+        assert all(cell["value"] > 0 for cell in row["domains"].values())
         assert row["active_params"] <= row["total_params"]
     assert scores["opt_out_identical"] is True
     assert scores["seconds"] > 0

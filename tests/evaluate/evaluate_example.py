@@ -35,7 +35,7 @@ SIZE = 1_103_872
 
 def table_row(values: tuple[float, ...], active: float = 1, std: float = 0.012) -> Row:
     cells = {
-        d: Cell(bpb=v, bpb_std=std, bytes=200_000 + 7 * i, documents=40 + i)
+        d: Cell(value=v, spread=std, amount=200_000 + 7 * i, items=40 + i)
         for i, (d, v) in enumerate(zip(DOMAINS, values, strict=True))
     }
     return Row(domains=cells, active_params=active * SIZE, total_params=6 * SIZE, seconds=41.5)
@@ -147,7 +147,7 @@ def many(parties: int) -> Scores:
 
     def row(own: float, shift: float) -> Row:
         return Row(
-            domains={d: Cell(bpb=own + shift * ((7 * i) % 5 - 2)) for i, d in enumerate(domains)},
+            domains={d: Cell(value=own + shift * ((7 * i) % 5 - 2)) for i, d in enumerate(domains)},
             active_params=SIZE,
             total_params=SIZE,
         )

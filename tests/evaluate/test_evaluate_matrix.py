@@ -114,7 +114,7 @@ def test_every_cell_is_the_score_of_that_model_on_that_text(
 def test_each_party_alone_is_its_own_full_model(scores: Scores, given: list[Contribution], base: Base) -> None:
     assert set(scores.alone) == set(PARTIES)
     for contribution in given:
-        found = {d: cell.bpb for d, cell in scores.alone[contribution.party].domains.items()}
+        found = {d: cell.value for d, cell in scores.alone[contribution.party].domains.items()}
         model = base.load_model()
         state = model.state_dict()
         for name in base.tensors:
@@ -131,7 +131,7 @@ def test_leaving_one_out_is_composing_without_it(
     for party, row in rows.items():
         rest = [c for c in given if c.party != party]
         model = compose(rest, MixtureOfExperts(PrefixEvidence()), base, public=public).model()
-        assert {d: cell.bpb for d, cell in row.domains.items()} == direct(model, base)
+        assert {d: cell.value for d, cell in row.domains.items()} == direct(model, base)
         assert row.total_params < scores.methods["evidence_ffn"].total_params
 
 
@@ -150,8 +150,8 @@ def test_one_party_has_nobody_to_leave_out(base: Base, given: list[Contribution]
 def test_cells_say_how_much_text_was_scored(scores: Scores) -> None:
     for row in (*scores.methods.values(), *scores.alone.values()):
         for domain, cell in row.domains.items():
-            assert cell.bytes == sum(len(text.encode()) for text in DOMAINS[domain])
-            assert cell.documents == sum(1 for text in DOMAINS[domain] if text)
+            assert cell.amount == sum(len(text.encode()) for text in DOMAINS[domain])
+            assert cell.items == sum(1 for text in DOMAINS[domain] if text)
 
 
 def test_names_are_sorted_into_parties_and_public(scores: Scores) -> None:

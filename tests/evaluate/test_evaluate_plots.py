@@ -140,7 +140,7 @@ def test_the_matrix_shows_every_score(canvases):
     plots.score_matrix(example())
     axes = canvases[0].axes[0]
     shown = [t.get_text() for t in axes.texts]
-    expected = [f"{cells[d].bpb:.2f}" for cells in plots.score_rows(example()).values() for d in DOMAINS]
+    expected = [f"{cells[d].value:.2f}" for cells in plots.score_rows(example()).values() for d in DOMAINS]
     assert shown == expected
     colours = axes.images[0].get_array()
     assert colours[0].tolist() == [0.0] * len(DOMAINS)  # the base against itself
@@ -149,7 +149,7 @@ def test_the_matrix_shows_every_score(canvases):
 
 def test_the_matrix_without_a_base_is_coloured_by_column_means(canvases):
     cells = {"a": 1.0, "b": 3.0}
-    rows = {m: Row(domains={"p": Cell(bpb=v)}) for m, v in cells.items()}
+    rows = {m: Row(domains={"p": Cell(value=v)}) for m, v in cells.items()}
     plots.score_matrix(Scores(parties=["p", "q"], domains=["p", "q"], methods=rows))
     image = canvases[0].axes[0].images[0].get_array()
     assert image[:, 0].tolist() == [-50.0, 50.0]
@@ -212,7 +212,7 @@ HOSTILE = ("$", r"$\frac{", "$x$", "{}", "%s", "../../etc/passwd", "日本", "a\
 
 @pytest.mark.filterwarnings("error", "ignore:Glyph")
 def test_hostile_names_are_drawn():
-    row = Row(domains={name: Cell(bpb=1.0) for name in HOSTILE}, active_params=1)
+    row = Row(domains={name: Cell(value=1.0) for name in HOSTILE}, active_params=1)
     scores = Scores(
         parties=HOSTILE,
         domains=HOSTILE,
@@ -238,7 +238,7 @@ def test_names_that_begin_with_an_underscore_stay_in_the_legend(canvases):
 
 
 def row_of_one(domain):
-    return Row(domains={domain: Cell(bpb=1.0)}, active_params=1)
+    return Row(domains={domain: Cell(value=1.0)}, active_params=1)
 
 
 def test_stems_of_methods_that_differ_in_odd_characters_stay_apart():
@@ -256,8 +256,8 @@ def test_partial_scores_are_drawn(canvases):
     scores = Scores(
         parties=["p", "q"],
         domains=["p", "q"],
-        methods={"soup": Row(domains={"p": Cell(bpb=1.0)})},
-        alone={"p": Row(domains={"p": Cell(bpb=1.0)})},
+        methods={"soup": Row(domains={"p": Cell(value=1.0)})},
+        alone={"p": Row(domains={"p": Cell(value=1.0)})},
     )
     assert [d.stem for d in plots.draw_all(scores)] == ["score-matrix", "gain-of-each-party"]
     assert any("not scored" in t.get_text() for t in canvases[1].axes[0].texts)
@@ -265,7 +265,7 @@ def test_partial_scores_are_drawn(canvases):
 
 def test_hundreds_of_domains_give_a_crowded_figure_and_no_failure():
     names = [f"d{i}" for i in range(900)]
-    scores = Scores(domains=names, methods={"soup": Row(domains={"d0": Cell(bpb=1.0)})})
+    scores = Scores(domains=names, methods={"soup": Row(domains={"d0": Cell(value=1.0)})})
     with drawing.figure(0.85 * len(scores.domains), 2.0) as (canvas, png):
         canvas.add_subplot()
     assert size_of(png.getvalue())[0] == drawing.MAX_INCHES * drawing.DPI

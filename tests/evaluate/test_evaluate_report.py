@@ -320,7 +320,7 @@ ATTACKS = [
 
 
 def hostile(name: str) -> Scores:
-    row = Row(domains={name: Cell(bpb=1.0)}, active_params=1)
+    row = Row(domains={name: Cell(value=1.0)}, active_params=1)
     return Scores(
         machine=name,
         created=name,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from quiltwork.errors import InvalidOption, StorageError
+from quiltwork.evaluate.metrics import METRICS
 from quiltwork.evaluate.scores import (
     MAX_FILE_BYTES,
     Cell,
@@ -27,20 +28,33 @@ from quiltwork.evaluate.scores import (
 
 NAMES = ["a", "b", "c", "δ-4", 'quo"te', "$x$"]
 NUMBERS = st.floats(0, 1e6, allow_nan=False)
+FINITE = st.floats(-1e6, 1e6, allow_nan=False)
 
 
 @st.composite
 def any_scores(draw):
     domains = draw(st.lists(st.sampled_from(NAMES), unique=True))
     split = draw(st.integers(0, len(domains)))
-    cells = st.builds(Cell, bpb=NUMBERS, bpb_std=st.none() | NUMBERS, bytes=st.integers(0, 2**60))
+    metric = draw(st.sampled_from(list(METRICS)))
+    extra = st.dictionaries(st.sampled_from(["r2", "ari"]), FINITE)
+    values = NUMBERS if METRICS[metric].ratio else FINITE
+    cells = st.builds(
+        Cell,
+        value=values,
+        paired=st.none() | NUMBERS,
+        extra=extra,
+        spread=st.none() | NUMBERS,
+        amount=st.integers(0, 2**60),
+    )
     tables = st.dictionaries(st.sampled_from(domains), cells) if domains else st.just({})
-    rows = st.builds(Row, domains=tables, active_params=NUMBERS, total_params=st.integers(0, 10**12))
+    active, total = st.none() | NUMBERS, st.none() | st.integers(0, 10**12)
+    rows = st.builds(Row, domains=tables, active_params=active, total_params=total, extra=extra)
     parties = domains[:split]
     party_keys = st.sampled_from(parties) if parties else st.nothing()
     epsilon = st.none() | NUMBERS | st.just(math.inf)
     return Scores(
         machine=draw(st.text(max_size=5)),
+        metric=metric,
         parties=parties,
         public=domains[split:],
         domains=domains,
@@ -107,8 +121,15 @@ def test_json_is_strict_and_infinity_is_null():
 def test_schema_is_the_documented_one():
     raw = json.loads(example().to_json())
     assert list(raw)[:5] == ["format", "version", "machine", "created", "metric"]
-    assert raw["methods"]["base"]["domains"]["code"].keys() == {"bpb", "bpb_std", "bytes", "documents"}
-    assert raw["methods"]["base"].keys() == {"domains", "active_params", "total_params", "seconds"}
+    assert raw["methods"]["base"]["domains"]["code"].keys() == {"value", "spread", "paired", "amount", "items", "extra"}
+    assert raw["methods"]["base"].keys() == {
+        "domains",
+        "active_params",
+        "total_params",
+        "seconds",
+        "excluded",
+        "extra",
+    }
     assert raw["samples"][0]["tokens"][0].keys() == {"text", "slot", "weight"}
     assert raw["routing"]["learned_rows"]["law"].keys() == {"slots", "layers"}
 
@@ -133,7 +154,7 @@ def test_most_keys_are_optional():
         ("[]", "not a score file"),
         ("{}", "not a score file"),
         ('{"format": "other"}', "not a score file"),
-        ('{"format": "quiltwork-scores", "version": 2}', "version"),
+        ('{"format": "quiltwork-scores", "version": 1}', "version"),
         ('{"format": "quiltwork-scores", "versoin": 1}', "versoin: Extra inputs"),
         ('{"format": "quiltwork-scores", "seconds": "3"}', "seconds: Input should be a valid number"),
         ('{"format": "quiltwork-scores", "seconds": 1e999}', "seconds"),
@@ -156,10 +177,10 @@ def test_bad_files_are_refused_by_name(text, why):
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"methods": {"m": {"domains": {"code": {"bpb": -1}}}}}, "methods.m.domains.code.bpb"),
-        ({"methods": {"m": {"domains": {"code": {}}}}}, "methods.m.domains.code.bpb: Field required"),
+        ({"methods": {"m": {"domains": {"code": {"value": -1}}}}}, "method 'm', domain 'code': -1.0 is negative"),
+        ({"methods": {"m": {"domains": {"code": {}}}}}, "methods.m.domains.code.value: Field required"),
         (
-            {"methods": {"m": {"domains": {"klingon": {"bpb": 1}}}}},
+            {"methods": {"m": {"domains": {"klingon": {"value": 1}}}}},
             "['klingon'] are not listed under 'domains'",
         ),
         ({"alone": {"stranger": {}}}, "alone: ['stranger'] are not listed under 'parties'"),
@@ -223,13 +244,13 @@ def test_saving_where_a_directory_stands_is_refused(tmp_path):
 
 def test_records_are_frozen():
     with pytest.raises(ValidationError, match="frozen"):
-        Cell(bpb=1.0).bpb = 2.0
+        Cell(value=1.0).value = 2.0
 
 
 def test_numbers_from_python_must_be_finite():
     for bad in (math.nan, math.inf):
         with pytest.raises(ValidationError):
-            Cell(bpb=bad)
+            Cell(value=bad)
 
 
 def test_text_that_no_file_can_hold_is_refused():
@@ -319,8 +340,8 @@ def test_one_failed_opt_out_fails_the_merge(values, outcome):
 
 
 def test_conflicting_cells_are_refused_by_name():
-    one = Scores(domains=["law"], methods={"soup": Row(domains={"law": Cell(bpb=1.0)})})
-    two = Scores(domains=["law"], methods={"soup": Row(domains={"law": Cell(bpb=1.1)})})
+    one = Scores(domains=["law"], methods={"soup": Row(domains={"law": Cell(value=1.0)})})
+    two = Scores(domains=["law"], methods={"soup": Row(domains={"law": Cell(value=1.1)})})
     with pytest.raises(InvalidOption, match=r"cell method soup / law.*two parts disagree") as caught:
         merge(one, two)
     assert "same models" in caught.value.mend
@@ -376,3 +397,45 @@ def test_samples_are_united_once():
     one = Sample(domain="d", method="m", tokens=[Token(text="a", slot="p", weight=1.0)])
     two = Sample(domain="d", method="m", tokens=[Token(text="b", slot="p", weight=1.0)])
     assert merge(Scores(samples=[one]), Scores(samples=[one, two])).samples == (one, two)
+
+
+# --- metrics
+
+
+def nats(**cells: float) -> Scores:
+    row = Row(domains={d: Cell(value=v) for d, v in cells.items()})
+    return Scores(metric="nats per row", domains=list(cells), methods={"m": row})
+
+
+def test_nats_may_be_negative_and_bits_may_not():
+    assert from_json(nats(d=-3.5).to_json()).methods["m"].domains["d"].value == -3.5
+    with pytest.raises(ValidationError, match=r"method 'm', domain 'd': -3\.5 is negative, as no bits per byte are"):
+        Scores(domains=["d"], methods={"m": Row(domains={"d": Cell(value=-3.5)})})
+
+
+def test_parts_of_different_metrics_do_not_merge_and_an_empty_part_has_none():
+    with pytest.raises(InvalidOption) as caught:
+        merge(nats(d=1.0), example())
+    assert caught.value.what == "metric"
+    assert merge(nats(d=1.0), Scores()) == nats(d=1.0) == merge(Scores(), nats(d=1.0))
+
+
+def test_unknown_sizes_merge_with_known_ones():
+    def sized(active, total):
+        return Scores(methods={"m": Row(active_params=active, total_params=total)})
+
+    assert merge(sized(None, None), sized(3, 9)) == sized(3, 9) == merge(sized(3, 9), sized(None, None))
+    assert merge(sized(None, None), sized(None, None)) == sized(None, None)
+
+
+def test_exclusions_and_measures_of_a_model_are_united_and_must_agree():
+    def told(**fields):
+        return Scores(parties=["p", "q"], methods={"m": Row(**fields)})
+
+    merged = merge(told(excluded={"p": "diverged"}), told(excluded={"q": "too far"}, extra={"ari": 1.0}))
+    assert merged.methods["m"].excluded == {"p": "diverged", "q": "too far"}
+    assert merged.methods["m"].extra == {"ari": 1.0}
+    with pytest.raises(InvalidOption, match="method m extra ari"):
+        merge(told(extra={"ari": 1.0}), told(extra={"ari": 0.5}))
+    with pytest.raises(ValidationError, match=r"excluded of method 'm': \['stranger'\]"):
+        told(excluded={"stranger": "diverged"})

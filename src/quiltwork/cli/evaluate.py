@@ -166,20 +166,22 @@ def print_scores(scores: Scores) -> None:
 
     rows = [(name, row) for name, row in scores.methods.items()]
     rows += [(f"{p} alone", row) for p, row in scores.alone.items()]
-    best = {d: min(row.domains[d].bpb for _, row in rows if d in row.domains) for d in scores.domains}
-    table = Table(title="bits per byte on held-out text (lower is better)", box=box.SIMPLE_HEAD)
+    best = {d: min(row.domains[d].value for _, row in rows if d in row.domains) for d in scores.domains}
+    sized = any(row.active_params is not None for _, row in rows)
+    table = Table(title=f"{scores.metric} on {scores.measure.material} (lower is better)", box=box.SIMPLE_HEAD)
     table.add_column("model", no_wrap=True)
-    for column in (*scores.domains, "parties' mean", "active (M)"):
+    for column in (*scores.domains, "parties' mean", *["active (M)"] * sized):
         table.add_column(escape(column), justify="right")
     for name, row in rows:
-        cells = [f"{row.domains[d].bpb:.3f}" if d in row.domains else "" for d in scores.domains]
+        cells = [f"{row.domains[d].value:.3f}" if d in row.domains else "" for d in scores.domains]
         marked = [
-            f"[bold]{c}[/bold]" if c and row.domains[d].bpb == best[d] else c
+            f"[bold]{c}[/bold]" if c and row.domains[d].value == best[d] else c
             for c, d in zip(cells, scores.domains, strict=True)
         ]
-        own = [row.domains[p].bpb for p in scores.parties if p in row.domains]
+        own = [row.domains[p].value for p in scores.parties if p in row.domains]
         mean = f"{sum(own) / len(own):.3f}" if own else ""
-        table.add_row(escape(name), *marked, mean, f"{row.active_params / 1e6:.2f}")
+        active = "" if row.active_params is None else f"{row.active_params / 1e6:.2f}"
+        table.add_row(escape(name), *marked, mean, *[active] * sized)
     console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(table)
     for sentence in insight.verdicts(scores):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -108,6 +109,16 @@ def limit_of(grid: Grid, *, skip: Callable[[int, int], bool] | None = None) -> f
         if v is not None and math.isfinite(v) and not (skip and skip(i, j))
     ]
     return max(sizes, default=0.0) or 1.0
+
+
+def robust_limit(grid: Grid) -> float:
+    """The end of a colour scale that a few cells far beyond the others do not stretch; those end in an arrow.
+
+    >>> robust_limit([[0.1, -0.2, 0.0], [0.3, 5000.0, None]])
+    1.0
+    """
+    sizes = [abs(v) for row in grid for v in row if v]
+    return min(limit_of(grid), 4 * statistics.median(sizes)) if sizes else 1.0
 
 
 def heat_map(

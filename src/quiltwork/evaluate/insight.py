@@ -1,68 +1,95 @@
 """What a composition is worth to whom, including "do not collaborate".
 
-For party p with its own held-out text, b(m, d) being bits per byte of model m on domain d, lower better:
+For party p with its own held-out data, b(m, d) being the metric of model m on domain d, lower better:
 
     own gain       b(alone_p, p) - b(m, p)                          positive: p is better off in m than alone
-    others' gain   mean over q != p of  b(alone_p, q) - b(m, q)     what p gets on the others' kinds of text
+    others' gain   mean over q != p of  b(alone_p, q) - b(m, q)     what p gets on the others' kinds of data
     effect of p    b(m without p, d) - b(m, d)                      positive: having p in m helps domain d
 
-A party joins for the first and is wanted for the third, and the two need not agree. Each difference is held
-against its standard deviation s = sqrt(s_a^2 + s_b^2) over runs where that is known: a difference of at most
-one s, or one that three decimals cannot show, is *no clear difference*. One s is a low bar, and a best of
-several models is picked by the same numbers that then describe it: the sentences here describe what was
-measured and are not significance tests.
+A party joins for the first and is wanted for the third, and the two need not agree. Each difference is held against
+its error where that is known: the standard error of the paired difference where both models were scored on the same
+items, else sqrt(s_a^2 + s_b^2). A difference within as many errors as the metric asks for, or one that three decimals
+cannot show, is *no clear difference*. A best of several models is picked by the same numbers that then describe it:
+the sentences here describe what was measured and are not significance tests.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple, TypeAlias
 
 from quiltwork.errors import InvalidOption
+from quiltwork.evaluate.metrics import Metric, without_minus_zero
 from quiltwork.evaluate.scores import Cell, Row, Scores
 
 # models that are not compositions: the public start, and the bound that needs all data in one place
 REFERENCES = ("base", "pooled")
 # half a unit of the third decimal, the last that is shown
 RESOLUTION = 0.0005
+# a sentence with more names is not read
+MAX_NAMED = 6
+
+Advice: TypeAlias = Literal[
+    "collaborate", "collaborate, but not all", "do not collaborate", "no clear difference", "not measured"
+]
+
+
+class Difference(NamedTuple):
+    """A model against a reference: below zero where the model is better; ``error`` is None where it is not known."""
+
+    value: float
+    error: float | None
+
+    def clearly_better(self, metric: Metric) -> bool:
+        """Whether the model is better by more than the metric asks for and more than rounding."""
+        return self._exceeds(-self.value, metric)
+
+    def clearly_worse(self, metric: Metric) -> bool:
+        """Whether the model is worse by more than the metric asks for and more than rounding."""
+        return self._exceeds(self.value, metric)
+
+    def _exceeds(self, size: float, metric: Metric) -> bool:
+        return size > max(metric.clear * (self.error or 0.0), RESOLUTION)
 
 
 class Comparison(NamedTuple):
-    """One party's own text: bits per byte alone and in a method, and the method's excess in per cent."""
+    """One party's own data: the metric alone and in a method, and how much the method differs."""
 
     party: str
     alone: float
     method: float
-    percent: float
+    difference: Difference
 
 
 class Gain(NamedTuple):
-    """Bits/byte saved against a party's own model, on its own text and on the others' (None: not scored)."""
+    """What is saved against a party's own model, on its own data and on the others' (None: not scored)."""
 
     party: str
     own: float | None
-    own_std: float | None
+    own_error: float | None
     others: float | None
 
 
-def spread(a: Cell, b: Cell) -> float | None:
-    """The standard deviation of ``a.bpb - b.bpb`` for independent runs; None where neither was repeated."""
-    if a.bpb_std is None and b.bpb_std is None:
-        return None
-    return math.hypot(a.bpb_std or 0.0, b.bpb_std or 0.0)
+def difference(reference: Cell, cell: Cell, *, paired: bool = False) -> Difference:
+    """How ``cell`` differs from ``reference``.
 
+    Args:
+        reference: what it is held against.
+        cell: the model of interest.
+        paired: whether ``reference`` is the model from which ``cell.paired`` was taken.
 
-def clearly_below(a: Cell, b: Cell) -> bool:
-    """Whether ``a`` is better than ``b`` by more than one standard deviation and more than rounding.
-
-    >>> clearly_below(Cell(bpb=1.9, bpb_std=0.02), Cell(bpb=2.0, bpb_std=0.02))
-    True
-    >>> clearly_below(Cell(bpb=1.9, bpb_std=0.2), Cell(bpb=2.0, bpb_std=0.2))
-    False
+    >>> difference(Cell(value=2.0, spread=0.3), Cell(value=1.5, spread=0.4))
+    Difference(value=-0.5, error=0.5)
+    >>> difference(Cell(value=2.0, spread=0.3), Cell(value=1.5, spread=0.4, paired=0.1), paired=True)
+    Difference(value=-0.5, error=0.1)
     """
-    return b.bpb - a.bpb > max(spread(a, b) or 0.0, RESOLUTION)
+    error = cell.paired if paired else None
+    spreads = [c.spread for c in (reference, cell) if c.spread is not None]
+    if error is None and spreads:
+        error = math.hypot(*spreads)
+    return Difference(cell.value - reference.value, error)
 
 
 def composed(scores: Scores) -> list[str]:
@@ -75,43 +102,25 @@ def _method(scores: Scores, name: str) -> Row:
     return scores.methods[name]
 
 
-def _own_cells(scores: Scores, party: str, method: str) -> tuple[Cell, Cell] | None:
-    """The party's own column, alone and in ``method``, if both were scored."""
-    alone = scores.alone[party].domains.get(party) if party in scores.alone else None
-    cell = _method(scores, method).domains.get(party)
-    return (alone, cell) if alone is not None and cell is not None else None
-
-
 def compare(scores: Scores, party: str, method: str) -> Comparison | None:
-    """The party's own text alone against ``method``; None where either was not scored.
+    """The party's own data alone against ``method``; None where either was not scored.
 
     Raises:
         InvalidOption: no such method.
     """
-    if (cells := _own_cells(scores, party, method)) is None:
+    alone = scores.alone[party].domains.get(party) if party in scores.alone else None
+    cell = _method(scores, method).domains.get(party)
+    if alone is None or cell is None:
         return None
-    alone, cell = cells
-    return Comparison(party, alone.bpb, cell.bpb, percent_above(cell.bpb, alone.bpb))
+    return Comparison(party, alone.value, cell.value, difference(alone, cell, paired=True))
 
 
-def percent_above(value: float, reference: float) -> float:
-    """By how many per cent ``value`` exceeds ``reference``; 0 where both are 0.
-
-    >>> percent_above(1.8, 2.0)
-    -10.0
-    """
-    if reference == 0:
-        return 0.0 if value == 0 else math.inf
-    return round(100 * (value - reference) / reference, 9)
-
-
-def _change(cell: Cell, alone: Cell) -> str:
-    # adding zero turns a rounded -0.0 into 0.0
-    return f"{round(percent_above(cell.bpb, alone.bpb), 1) + 0.0:+.1f} %"
+def _change(scores: Scores, found: Comparison) -> str:
+    return scores.measure.change(found.method, found.alone, found.difference.error)
 
 
 def gains(scores: Scores, method: str) -> list[Gain]:
-    """Each party's gain in ``method`` over its own model, in bits per byte (positive: better in ``method``).
+    """Each party's gain in ``method`` over its own model, in the metric's unit (positive: better in ``method``).
 
     Raises:
         InvalidOption: no such method.
@@ -120,15 +129,15 @@ def gains(scores: Scores, method: str) -> list[Gain]:
 
 
 def _gain(scores: Scores, party: str, method: str) -> Gain:
-    cells = _own_cells(scores, party, method)
+    found = compare(scores, party, method)
     alone = scores.alone[party].domains if party in scores.alone else {}
     row = _method(scores, method).domains
     others = [q for q in scores.parties if q != party and q in alone and q in row]
     return Gain(
         party,
-        own=cells[0].bpb - cells[1].bpb if cells else None,
-        own_std=spread(*cells) if cells else None,
-        others=_mean(alone[q].bpb - row[q].bpb for q in others),
+        own=-found.difference.value if found else None,
+        own_error=found.difference.error if found else None,
+        others=_mean(alone[q].value - row[q].value for q in others),
     )
 
 
@@ -138,21 +147,17 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def better_off_alone(scores: Scores, method: str) -> list[Comparison]:
-    """The parties whose own model is clearly better than ``method`` on their own text.
+    """The parties whose own model is clearly better than ``method`` on their own data.
 
     Raises:
         InvalidOption: no such method.
     """
-    found = []
-    for party in scores.parties:
-        cells, comparison = _own_cells(scores, party, method), compare(scores, party, method)
-        if cells and comparison and clearly_below(*cells):
-            found.append(comparison)
-    return found
+    found = (compare(scores, party, method) for party in scores.parties)
+    return [c for c in found if c and c.difference.clearly_worse(scores.measure)]
 
 
 def externalities(scores: Scores, method: str) -> dict[str, dict[str, float]]:
-    """For each party left out of ``method``, its effect on each domain in bits per byte (positive: it helps).
+    """For each party left out of ``method``, its effect on each domain in the metric's unit (positive: it helps).
 
     Raises:
         InvalidOption: no such method, or nothing was left out of it.
@@ -165,7 +170,7 @@ def externalities(scores: Scores, method: str) -> dict[str, dict[str, float]]:
             mend=f"Evaluate it with leave-one-out, or choose one of {sorted(scores.leave_one_out)}.",
         )
     return {
-        party: {d: cell.bpb - row[d].bpb for d, cell in without.domains.items() if d in row}
+        party: {d: cell.value - row[d].value for d, cell in without.domains.items() if d in row}
         for party, without in scores.leave_one_out[method].items()
     }
 
@@ -181,41 +186,40 @@ def who_should_join(scores: Scores, method: str) -> list[str]:
 
 
 def _joining(scores: Scores, party: str, method: str) -> str:
-    own = _own_cells(scores, party, method)
-    itself = "its own gain was not measured" if own is None else _own_phrase(*own)
-    helped, hurt, total = _others(scores, party, method)
-    names = [f"helps {', '.join(helped)}"] * bool(helped) + [f"costs {', '.join(hurt)}"] * bool(hurt)
+    own = compare(scores, party, method)
+    itself = "its own gain was not measured" if own is None else _own_phrase(scores, own)
+    effects = _effects_on_others(scores, party, method)
+    helped = [q for q, effect in effects.items() if effect.clearly_worse(scores.measure)]
+    hurt = [q for q, effect in effects.items() if effect.clearly_better(scores.measure)]
+    names = [f"helps {_named(helped)}"] * bool(helped) + [f"costs {_named(hurt)}"] * bool(hurt)
     effect = " and ".join(names) or "makes no clear difference to the other parties"
-    mean = (
-        ""
-        if total is None
-        else f" ({round(total, 3) + 0.0:+.3f} bits per byte for them on average, positive is better)"
-    )
+    total = _mean(effect.value for effect in effects.values())
+    unit = f"{scores.metric} for them on average, positive is better"
+    mean = "" if total is None else f" ({without_minus_zero(total, 3):+.3f} {unit})"
     return f"{party}: {itself}; joining {method} {effect}{mean}."
 
 
-def _own_phrase(alone: Cell, cell: Cell) -> str:
-    change = f"{_change(cell, alone)} bits per byte against alone"
-    if clearly_below(cell, alone):
+def _own_phrase(scores: Scores, own: Comparison) -> str:
+    unit = f" {scores.metric}" if scores.measure.ratio else ""
+    change = f"{_change(scores, own)}{unit} against alone"
+    if own.difference.clearly_better(scores.measure):
         return f"gains by joining ({change})"
-    if clearly_below(alone, cell):
+    if own.difference.clearly_worse(scores.measure):
         return f"loses by joining ({change})"
     return f"sees no clear difference by joining ({change})"
 
 
-def _others(scores: Scores, party: str, method: str) -> tuple[list[str], list[str], float | None]:
-    """The other parties clearly helped and clearly hurt by ``party``, and the mean effect on all of them."""
+def _effects_on_others(scores: Scores, party: str, method: str) -> dict[str, Difference]:
+    """For each other party the method without ``party`` against the whole method: above zero where ``party`` helps."""
     row, without = scores.methods[method].domains, scores.leave_one_out[method][party].domains
     others = [q for q in scores.parties if q != party and q in row and q in without]
-    helped = [q for q in others if clearly_below(row[q], without[q])]
-    hurt = [q for q in others if clearly_below(without[q], row[q])]
-    return helped, hurt, _mean(without[q].bpb - row[q].bpb for q in others)
+    return {q: difference(row[q], without[q], paired=True) for q in others}
 
 
 def best_for(scores: Scores, party: str) -> str | None:
-    """The composed method with the lowest bits per byte on the party's own text; None: none was scored."""
+    """The composed method with the lowest value on the party's own data; None: none was scored."""
     measured = [m for m in composed(scores) if party in scores.methods[m].domains]
-    return min(measured, key=lambda m: scores.methods[m].domains[party].bpb, default=None)
+    return min(measured, key=lambda m: scores.methods[m].domains[party].value, default=None)
 
 
 def verdicts(scores: Scores) -> list[str]:
@@ -226,30 +230,61 @@ def verdicts(scores: Scores) -> list[str]:
 def _verdict(scores: Scores, party: str) -> tuple[str, str]:
     """The kind of verdict, as ``headline`` counts it, and the verdict with its figures."""
     best = best_for(scores, party)
-    cells = _own_cells(scores, party, best) if best else None
-    if best is None or cells is None:
-        return "not measured", "not measured (needs its own model and a composed one, scored on its own text)"
-    alone, cell = cells
+    found = compare(scores, party, best) if best else None
+    if best is None or found is None:
+        return "not measured", f"not measured (needs its own model and a composed one, {_scored_on(scores)})"
     base = scores.methods["base"].domains.get(party) if "base" in scores.methods else None
-    if base and not clearly_below(alone, base) and not clearly_below(cell, base):
-        figures = f"({base.bpb:.3f}, {alone.bpb:.3f} alone, {cell.bpb:.3f} in {best})"
+    if (
+        base
+        and not _beats(scores, scores.alone[party], base, party)
+        and not _beats(scores, scores.methods[best], base, party)
+    ):
+        figures = f"({base.value:.3f}, {found.alone:.3f} alone, {found.method:.3f} in {best})"
         return "served as well by the public base", f"the public base is as good {figures}"
-    change = _change(cell, alone)
-    if clearly_below(cell, alone):
-        figures = f"({cell.bpb:.3f} against {alone.bpb:.3f} alone, {change})"
+    change = _change(scores, found)
+    if found.difference.clearly_better(scores.measure):
+        figures = f"({found.method:.3f} against {found.alone:.3f} alone, {change})"
         return "better off in a composed model", f"better off in {best} {figures}"
-    if clearly_below(alone, cell):
-        figures = f"({alone.bpb:.3f} alone against {cell.bpb:.3f} in {best}, the best of them, {change})"
+    if found.difference.clearly_worse(scores.measure):
+        figures = f"({found.alone:.3f} alone against {found.method:.3f} in {best}, the best of them, {change})"
         return "better off alone", f"better off alone than in any composed model {figures}"
-    figures = f"alone ({alone.bpb:.3f}) and {best} ({cell.bpb:.3f}, {change})"
+    figures = f"alone ({found.alone:.3f}) and {best} ({found.method:.3f}, {change})"
     return "without a clear difference", f"no clear difference between {figures}"
 
 
+def _scored_on(scores: Scores) -> str:
+    return f"scored on its own {scores.measure.material.removeprefix('held-out ')}"
+
+
+def _beats(scores: Scores, row: Row, base: Cell, party: str) -> bool:
+    return difference(base, row.domains[party]).clearly_better(scores.measure)
+
+
+def advice(scores: Scores) -> Advice:
+    """One answer for all parties together, from the verdicts on each one's own data.
+
+    *do not collaborate*: more parties are clearly better off alone than are clearly better off in a composed model,
+    each compared with the composed model that suits it best. *collaborate, but not all*: some are better off alone,
+    though no more than gain.
+    """
+    kinds = Counter(_verdict(scores, party)[0] for party in scores.parties)
+    gain, lose = kinds["better off in a composed model"], kinds["better off alone"]
+    if kinds["not measured"] == len(scores.parties):
+        return "not measured"
+    if lose > gain:
+        return "do not collaborate"
+    if gain:
+        return "collaborate, but not all" if lose else "collaborate"
+    return "no clear difference"
+
+
 def headline(scores: Scores) -> str:
-    """The answer in one paragraph: who is better off how, and the composed model with the lowest mean."""
+    """The answer in one paragraph: the advice, who is better off how, the composed model with the lowest mean."""
     kinds = Counter(_verdict(scores, party)[0] for party in scores.parties)
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) or "none listed"
-    start = f"Of {len(scores.parties)} parties, judged on their own held-out text: {counts}."
+    answer = advice(scores)
+    told = "" if answer == "not measured" else f"{answer.capitalize()}. "
+    start = f"{told}Of {len(scores.parties)} parties, judged on their own {scores.measure.material}: {counts}."
     return f"{start} {_best_mean(scores)}".rstrip()
 
 
@@ -265,9 +300,15 @@ def _best_mean(scores: Scores) -> str:
         return ""
     best = min(candidates, key=means.__getitem__)
     known = "".join(f"; {means[name]:.3f} for {name}" for name in REFERENCES if name in means)
-    figures = f"({means[best]:.3f} bits per byte{known})"
+    figures = f"({means[best]:.3f} {scores.metric}{known})"
     told = f"The composed model with the lowest mean over the parties is {best} {figures}"
     if not any(compare(scores, party, best) for party in scores.parties):
         return f"{told}."
     worse = [c.party for c in better_off_alone(scores, best)]
-    return f"{told}; in it {', '.join(worse) or 'nobody'} would do better alone."
+    return f"{told}; in it {_named(worse) or 'nobody'} would do better alone."
+
+
+def _named(names: Sequence[str]) -> str:
+    """Names for a sentence; of many the first few and how many more."""
+    more = len(names) - MAX_NAMED
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:MAX_NAMED])} and {more} more"

@@ -113,7 +113,7 @@ def run(
                 batch_size=held_out.batch_size,
                 on_batch=trace.begin_batch,
             )
-            cells[domain] = Cell(bpb=result.bits_per_byte, bytes=result.bytes, documents=result.documents)
+            cells[domain] = Cell(value=result.bits_per_byte, amount=result.bytes, items=result.documents)
             shares = trace.shares()
             if shares and slots:
                 findings.routing[domain] = Routing(slots=tuple(slots), layers=shares)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,8 +25,10 @@ from quiltwork.evaluate.drawing import (
     label,
     labels,
     limit_of,
+    robust_limit,
     slot_styles,
 )
+from quiltwork.evaluate.metrics import percent_above
 from quiltwork.evaluate.pareto import front
 from quiltwork.evaluate.scores import Cell, Scores
 
@@ -47,30 +50,43 @@ def ordered_domains(scores: Scores) -> list[str]:
 
 
 def score_matrix(scores: Scores) -> bytes:
-    """Heat map of bits per byte; colour is the change against the public base, or else the column's mean."""
+    """Heat map of the metric; colour is the change against the public base, or else the column's median."""
     rows, domains = score_rows(scores), ordered_domains(scores)
     base = scores.row("base") if "base" in scores.methods else {}
-    reference = {d: base[d] if d in base else _column_mean(rows, d) for d in domains}
+    reference = {d: base[d] if d in base else _column_median(rows, d) for d in domains}
+    ratio = scores.measure.ratio
     change: Grid = [
-        [insight.percent_above(cells[d].bpb, reference[d]) if d in cells else None for d in domains]
+        [_change(cells[d].value, reference[d], ratio=ratio) if d in cells else None for d in domains]
         for cells in rows.values()
     ]
-    texts = [[f"{cells[d].bpb:.2f}" if d in cells else "–" for d in domains] for cells in rows.values()]
+    texts = [[_short(cells[d].value) if d in cells else "–" for d in domains] for cells in rows.values()]
     with figure(max(7.0, 3.6 + 0.85 * len(domains)), 1.9 + 0.36 * len(rows)) as (canvas, png):
-        title = "Bits per byte on held-out text (lower is better)"
-        axes = canvas.add_subplot(title=title, ylabel="model", xlabel="held-out text")
-        bar = f"change against the {'public base' if base else 'column mean'}, %"
+        metric = scores.measure
+        title = f"{metric.title} on {metric.material} (lower is better)"
+        axes = canvas.add_subplot(title=title, ylabel="model", xlabel=metric.material)
+        unit = "%" if ratio else metric.name
+        bar = f"change against the {'public base' if base else 'column median'}, {unit}"
+        limit = limit_of(change) if ratio else robust_limit(change)
         names = [*labels(list(scores.methods)), *(f"alone: {name}" for name in labels(list(scores.alone)))]
-        heat_map(axes, change, texts, rows=names, columns=labels(domains), bar=bar, limit=limit_of(change))
+        heat_map(axes, change, texts, rows=names, columns=labels(domains), bar=bar, limit=limit)
         split = len(_own_domains(scores)) - 0.5
         if 0 < split < len(domains) - 1:
             axes.axvline(split, color="black", linewidth=1.5)
     return png.getvalue()
 
 
-def _column_mean(rows: Mapping[str, Mapping[str, Cell]], domain: str) -> float:
-    values = [cells[domain].bpb for cells in rows.values() if domain in cells]
-    return math.fsum(values) / max(len(values), 1)
+def _column_median(rows: Mapping[str, Mapping[str, Cell]], domain: str) -> float:
+    # a model far from a column's data can be worse by orders of magnitude, and would move a mean
+    return statistics.median([cells[domain].value for cells in rows.values() if domain in cells] or [0.0])
+
+
+def _change(value: float, reference: float, *, ratio: bool) -> float:
+    return percent_above(value, reference) if ratio else value - reference
+
+
+def _short(value: float) -> str:
+    """A score in the width of a cell."""
+    return f"{value:.2f}" if abs(value) < 1000 else f"{value:.1e}"
 
 
 def party_gains(scores: Scores) -> bytes:
@@ -89,7 +105,7 @@ def party_gains(scores: Scores) -> bytes:
             axes.tick_params(labelbottom=place + across >= len(methods))
         _widen(panels[0])
         panels[0].invert_yaxis()
-        note = "bits per byte saved against the party alone, on its own text (right is better)"
+        note = f"{scores.metric} saved against the party alone, on its own held-out data (right is better)"
         canvas.supxlabel(note, fontsize=10)
     return png.getvalue()
 
@@ -104,7 +120,7 @@ def _gain_panel(axes: Any, gains: Sequence[insight.Gain], method: str) -> None:
         if gain.own is None:
             axes.text(0, i, " not scored", va="center", fontsize=7, color="#555555")
         else:
-            _gain_bar(axes, i, gain.own, gain.own_std)
+            _gain_bar(axes, i, gain.own, gain.own_error)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_title(label(method), fontsize=10)
     axes.set_yticks(range(len(gains)), labels([gain.party for gain in gains]))
@@ -130,12 +146,13 @@ def pareto_public(scores: Scores) -> bytes:
     """Mean over the parties against mean over the public domains; the front leaves out the pooled bound."""
     public = _public_domains(scores)
     points = {m: scores.mean(m, public) for m in _complete(scores, [*_own_domains(scores), *public])}
-    return _scatter(scores, points, f"mean bits per byte over {len(public)} public domains", log=False)
+    return _scatter(scores, points, f"mean {scores.metric} over {len(public)} public domains", log=False)
 
 
 def pareto_active(scores: Scores) -> bytes:
     """Mean over the parties against active parameters per token; the front leaves out the pooled bound."""
-    points = {m: float(scores.methods[m].active_params) for m in _complete(scores, _own_domains(scores))}
+    sizes = {m: scores.methods[m].active_params for m in _complete(scores, _own_domains(scores))}
+    points = {m: float(size) for m, size in sizes.items() if size is not None}
     return _scatter(scores, points, "active parameters per token", log=True)
 
 
@@ -157,7 +174,7 @@ def _scatter(scores: Scores, x: Mapping[str, float], xlabel: str, *, log: bool) 
     points = {m: (x[m], scores.mean(m, own)) for m in x}
     best = front({m: point for m, point in points.items() if m != "pooled"})
     with figure(8.6, 4.6) as (canvas, png):
-        axes = canvas.add_subplot(xlabel=xlabel, ylabel=f"mean bits per byte over {len(own)} parties")
+        axes = canvas.add_subplot(xlabel=xlabel, ylabel=f"mean {scores.metric} over {len(own)} parties")
         axes.set_title("Down and left is better; the line is the Pareto front")
         if log:
             axes.set_xscale("log")
@@ -247,7 +264,7 @@ def routing_layers(scores: Scores, method: str) -> bytes:
 
 
 def externalities(scores: Scores, method: str) -> bytes:
-    """Heat map: the effect of each party on each domain, in bits per byte saved (positive: it helps)."""
+    """Heat map: the effect of each party on each domain, in units of the metric saved (positive: it helps)."""
     effects, domains = insight.externalities(scores, method), ordered_domains(scores)
     parties = list(effects)
     grid: Grid = [[effects[p].get(d) for d in domains] for p in parties]
@@ -258,8 +275,8 @@ def externalities(scores: Scores, method: str) -> bytes:
     limit = max(others, limit_of(grid) / 20)
     with figure(max(7.0, 3.6 + 0.85 * len(domains)), 2.4 + 0.36 * len(parties)) as (canvas, png):
         title = f"Saved by having a party in {label(method)} (positive: it helps)"
-        axes = canvas.add_subplot(title=title, ylabel="party", xlabel="held-out text")
-        bar = "bits per byte saved"
+        axes = canvas.add_subplot(title=title, ylabel="party", xlabel=scores.measure.material)
+        bar = f"{scores.metric} saved"
         names = {"rows": labels(parties), "columns": labels(domains)}
         heat_map(axes, grid, texts, **names, bar=bar, limit=limit, high_is_better=True)
     return png.getvalue()

@@ -76,6 +76,7 @@ def render(scores: Scores, drawings: Sequence[Drawing]) -> str:
 def _texts(scores: Scores) -> dict[str, object]:
     legend = views.legend_view(scores)
     return {
+        "metric": scores.measure,
         "headline": insight.headline(scores),
         "verdicts": insight.verdicts(scores),
         "joining": [insight.who_should_join(scores, m) for m in scores.leave_one_out if m in scores.methods],
@@ -83,6 +84,7 @@ def _texts(scores: Scores) -> dict[str, object]:
         "samples": [(sample, views.sample_view(sample, legend)) for sample in scores.samples],
         "same_in_layers": [m for m in scores.routing if not varies_by_layer(scores, m)],
         "spread_known": views.spread_known(scores),
+        "active_known": any(row.active_params is not None for row in scores.methods.values()),
     }
 
 

@@ -1,14 +1,15 @@
 """The score matrix and what belongs to it, as one file that several owners can write in parts.
 
-Rows are models, columns are held-out texts (*domains*), cells are bits per UTF-8 byte: bpb = -log2 p(text) /
-bytes, lower is better. A party's own held-out text bears the party's name. Beside the matrix stand the model
-that each party has *alone*, the matrix again with one party *left out*, the share of each expert in the
-answers, what each party released, and sample text with the expert that answered each token.
+Rows are models, columns are held-out data (*domains*), and the file names the one metric of its cells, see
+``metrics``: bits per byte of text, nats per row of a table. Lower is better. A party's own held-out data bears
+the party's name. Beside the matrix stand the model that each party has *alone*, the matrix again with one party
+*left out*, the share of each expert in the answers, what each party released, and sample text with the expert
+that answered each token.
 
 The file is strict JSON (RFC 8259: no NaN, no infinity). Where a privacy loss has no bound, ``epsilon`` is
 null. Reading is bounded and refuses unknown keys, repeated keys and values outside their range, each by name.
 
-Held-out text need not be pooled either: every owner evaluates its own column, and ``merge`` joins the parts.
+Held-out data need not be pooled either: every owner evaluates its own column, and ``merge`` joins the parts.
 It is idempotent, associative, and commutative up to the order of names; a cell with two different values is
 refused.
 """
@@ -33,6 +34,7 @@ from pydantic import (
 )
 
 from quiltwork.errors import InvalidOption
+from quiltwork.evaluate.metrics import METRICS, Metric, MetricName
 from quiltwork.files import write_file
 
 MAX_FILE_BYTES = 64 * 2**20
@@ -46,6 +48,7 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_P
 Names = Annotated[tuple[Name, ...], Field(max_length=MAX_NAMES)]
 Size = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, StringConstraints(max_length=10_000)]
 Value = TypeVar("Value")
 Table = Annotated[dict[Name, Value], Field(max_length=MAX_NAMES)]
@@ -56,21 +59,43 @@ class _Record(BaseModel):
 
 
 class Cell(_Record):
-    """One model on one domain: bits per byte, its standard deviation over runs, how much text was scored."""
+    """One model on one domain.
 
-    bpb: Number
-    bpb_std: Number | None = None
-    bytes: Size = 0
-    documents: Size = 0
+    Attributes:
+        value: the metric.
+        spread: how sure ``value`` is, in the metric's unit; what it is follows from the metric.
+        paired: standard error of the difference, item by item on the same data, from the model that the cell is held
+            against: in a method's row what the column's party has alone, in a row without a party the whole method.
+        amount, items: how much was scored; what is counted follows from the metric.
+        extra: further measures by name.
+    """
+
+    value: Finite
+    spread: Number | None = None
+    paired: Number | None = None
+    amount: Size = 0
+    items: Size = 0
+    extra: Table[Finite] = {}
 
 
 class Row(_Record):
-    """One model: its cells by domain, parameters used per token and in all, seconds to make and score it."""
+    """One model.
+
+    Attributes:
+        domains: its cells.
+        active_params: parameters used per token; None where that has no meaning.
+        total_params: parameters in all; None where nobody counted.
+        seconds: to make and score it.
+        excluded: the parties that the composition left out of itself, each with its reason.
+        extra: measures of the model that belong to no domain, the distance to a known truth for instance.
+    """
 
     domains: Table[Cell] = {}
-    active_params: Number = 0
-    total_params: Size = 0
+    active_params: Number | None = None
+    total_params: Size | None = None
     seconds: Number = 0
+    excluded: Table[Text] = {}
+    extra: Table[Finite] = {}
 
 
 class Routing(_Record):
@@ -133,10 +158,10 @@ class Scores(_Record):
     """
 
     format: Literal["quiltwork-scores"] = "quiltwork-scores"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     machine: Text = ""
     created: Text | None = None
-    metric: Literal["bits per byte"] = "bits per byte"
+    metric: MetricName = "bits per byte"
     base: Text | None = None
     parties: Names = ()
     public: Names = ()
@@ -158,6 +183,7 @@ class Scores(_Record):
             raise ValueError(f"{sorted(both)} are both parties and public")
         for label, row in self._rows():
             _listed(f"domains of {label}", row.domains, self.domains, "domains")
+            _listed(f"excluded of {label}", row.excluded, self.parties, "parties")
         for field, table in (("alone", self.alone), ("contributions", self.contributions)):
             _listed(field, table, self.parties, "parties")
         for method, rows in self.leave_one_out.items():
@@ -166,6 +192,19 @@ class Scores(_Record):
             _listed(f"routing of {method!r}", domains, self.domains, "domains")
         return self
 
+    @model_validator(mode="after")
+    def _ratios_are_not_negative(self) -> Self:
+        for label, row in self._rows() if METRICS[self.metric].ratio else ():
+            for domain, cell in row.domains.items():
+                if cell.value < 0:
+                    raise ValueError(f"{label}, domain {domain!r}: {cell.value} is negative, as no {self.metric} are")
+        return self
+
+    @property
+    def measure(self) -> Metric:
+        """The metric of the cells, with its words."""
+        return METRICS[self.metric]
+
     def _rows(self) -> Iterable[tuple[str, Row]]:
         yield from ((f"method {name!r}", row) for name, row in self.methods.items())
         yield from ((f"{name!r} alone", row) for name, row in self.alone.items())
@@ -173,7 +212,7 @@ class Scores(_Record):
             yield from ((f"{method!r} without {name!r}", row) for name, row in rows.items())
 
     def row(self, name: str) -> dict[str, float]:
-        """Bits per byte of method ``name`` by domain.
+        """The values of method ``name`` by domain.
 
         Raises:
             InvalidOption: no such method.
@@ -184,10 +223,10 @@ class Scores(_Record):
                 why="the scores have no such row",
                 mend=f"Choose one of {sorted(self.methods)}.",
             )
-        return {domain: cell.bpb for domain, cell in self.methods[name].domains.items()}
+        return {domain: cell.value for domain, cell in self.methods[name].domains.items()}
 
     def mean(self, name: str, domains: Iterable[str]) -> float:
-        """The unweighted mean over ``domains`` of method ``name``, in bits per byte.
+        """The unweighted mean over ``domains`` of method ``name``, in the metric's unit.
 
         Raises:
             InvalidOption: no such method, no domains, or a domain that was not scored.
@@ -293,7 +332,7 @@ def merge(first: Scores, *others: Scores) -> Scores:
     depends on the text where a router decides, is the largest; total sizes must agree.
 
     Raises:
-        InvalidOption: two parts disagree: another base, or two values for one cell, size, share or release.
+        InvalidOption: two parts disagree: another metric or base, or two values for one cell, size, share or release.
     """
     merged = first
     for other in others:
@@ -306,7 +345,11 @@ def _merge_two(a: Scores, b: Scores) -> Scores:
     fields: dict[str, Any] = {
         "machine": "; ".join(machines),
         "created": max((c for c in (a.created, b.created) if c is not None), default=None),
-        "base": _same("base", a.base, b.base) if a.base and b.base else a.base or b.base,
+        # a part without a cell says nothing about the metric
+        "metric": _same("metric", a.metric, b.metric)
+        if _has_rows(a) and _has_rows(b)
+        else (b if _has_rows(b) else a).metric,
+        "base": _same_if_known("base", a.base, b.base),
         "methods": _merge_rows("method", a.methods, b.methods),
         "alone": _merge_rows("alone", a.alone, b.alone),
         "leave_one_out": {
@@ -334,15 +377,21 @@ def _merge_two(a: Scores, b: Scores) -> Scores:
         ) from error
 
 
+def _has_rows(scores: Scores) -> bool:
+    return bool(scores.methods or scores.alone or scores.leave_one_out)
+
+
 def _merge_rows(what: str, a: Mapping[str, Row], b: Mapping[str, Row]) -> dict[str, Row]:
     merged = {**a, **b}
     for name in a.keys() & b.keys():
         left, right, label = a[name], b[name], f"{what} {name}"
         merged[name] = Row(
             domains=_unite(f"cell {label} /", left.domains, right.domains),
-            active_params=max(left.active_params, right.active_params),
-            total_params=_same(f"total_params of {label}", left.total_params, right.total_params),
+            active_params=max((p for p in (left.active_params, right.active_params) if p is not None), default=None),
+            total_params=_same_if_known(f"total_params of {label}", left.total_params, right.total_params),
             seconds=max(left.seconds, right.seconds),
+            excluded=_unite(f"{label} excluded", left.excluded, right.excluded),
+            extra=_unite(f"{label} extra", left.extra, right.extra),
         )
     return merged
 
@@ -356,9 +405,13 @@ def _same(what: str, a: Value, b: Value) -> Value:
         raise InvalidOption(
             what,
             why=f"two parts disagree: {a} and {b}",
-            mend="Score with the same models and the same held-out text, or leave one of the parts out.",
+            mend="Score with the same models and the same held-out data, or leave one of the parts out.",
         )
     return a
+
+
+def _same_if_known(what: str, a: Value | None, b: Value | None) -> Value | None:
+    return _same(what, a, b) if a is not None and b is not None else b if a is None else a
 
 
 def _all_true(a: bool | None, b: bool | None) -> bool | None:

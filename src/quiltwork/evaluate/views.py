@@ -80,7 +80,7 @@ def matrix_view(scores: Scores) -> list[RowView]:
 
 
 def _lowest(rows: Mapping[str, Mapping[str, Cell]], domain: str) -> float | None:
-    found = [cells[domain].bpb for name, cells in rows.items() if name != "pooled" and domain in cells]
+    found = [cells[domain].value for name, cells in rows.items() if name != "pooled" and domain in cells]
     return min(found, default=None)
 
 
@@ -93,21 +93,21 @@ def _kind(scores: Scores, name: str) -> str:
 def _cell(cell: Cell | None, lowest: float | None, *, worse: bool) -> CellView:
     if cell is None:
         return CellView("–", "", best=False, worse=False)
-    spread = "" if cell.bpb_std is None else f"± {cell.bpb_std:.3f}"
-    return CellView(f"{cell.bpb:.3f}", spread, best=cell.bpb == lowest, worse=worse)
+    spread = "" if cell.spread is None else f"± {cell.spread:.3f}"
+    return CellView(f"{cell.value:.3f}", spread, best=cell.value == lowest, worse=worse)
 
 
 def _mean(cells: Mapping[str, Cell], domains: Sequence[str]) -> str:
     if not domains or any(d not in cells for d in domains):
         return "–"
-    return f"{math.fsum(cells[d].bpb for d in domains) / len(domains):.3f}"
+    return f"{math.fsum(cells[d].value for d in domains) / len(domains):.3f}"
 
 
 def pareto_parties(scores: Scores) -> list[str]:
     """The rows, models alone included and the pooled bound not, that none other beats for every party."""
     own = [p for p in scores.parties if p in scores.domains]
     rows = {
-        name: [cells[p].bpb for p in own]
+        name: [cells[p].value for p in own]
         for name, cells in score_rows(scores).items()
         if name != "pooled" and own and set(own) <= cells.keys()
     }
@@ -115,9 +115,9 @@ def pareto_parties(scores: Scores) -> list[str]:
 
 
 def spread_known(scores: Scores) -> bool:
-    """Whether any cell of a method or a model alone carries a standard deviation."""
+    """Whether any cell of a method or a model alone says how sure it is."""
     rows: list[Row] = [*scores.methods.values(), *scores.alone.values()]
-    return any(cell.bpb_std is not None for row in rows for cell in row.domains.values())
+    return any(cell.spread is not None for row in rows for cell in row.domains.values())
 
 
 def legend_view(scores: Scores) -> dict[str, SlotView]:
@@ -154,13 +154,13 @@ def visible(text: str) -> str:
     return text.translate(_SHOWN)
 
 
-def count(value: float) -> str:
-    """A number of parameters in three significant digits.
+def count(value: float | None) -> str:
+    """A number of parameters in three significant digits; a dash for one that is not known.
 
-    >>> count(1_103_872), count(950), count(7e9)
-    ('1.10 M', '950', '7.00 G')
+    >>> count(1_103_872), count(950), count(7e9), count(None)
+    ('1.10 M', '950', '7.00 G', '–')
     """
-    return _scaled(value, "")
+    return "–" if value is None else _scaled(value, "")
 
 
 def size(value: float) -> str:
