@@ -12,6 +12,7 @@ Each error says three things: *what* is wrong (the offending part by name), *why
     │   ├── BaseMismatch             trained from another base checkpoint
     │   ├── TokenizerMismatch        another tokenizer or vocabulary
     │   ├── TensorMismatch           tensors missing, extra, tied or of another shape
+    │   ├── TableMismatch            fitted to tables of other features, units, targets or classes
     │   ├── DuplicateParty           two contributions of one party
     │   └── MissingPart              the method needs a part that the contribution does not hold
     ├── CheckpointError              a base or composed checkpoint that cannot be read
@@ -79,6 +80,10 @@ class TokenizerMismatch(CompatibilityError):
 
 class TensorMismatch(CompatibilityError):
     """Tensors are missing, extra, tied or of another shape or dtype."""
+
+
+class TableMismatch(CompatibilityError):
+    """Mixtures were fitted to tables that differ in features, units, target, classes or family."""
 
 
 class DuplicateParty(CompatibilityError):

@@ -1,13 +1,16 @@
 """The verb ``compose`` and its noun, the method.
 
-    compose(contributions, method, base) -> Composite
+    compose(contributions, method, base) -> Composite         experts of a language model, on one base
+    compose(contributions, method)       -> TableComposite    mixtures fitted to the rows of one table
 
-``compose`` checks once, in full, before anything is built, that the contributions belong together: one base, one
-tokenizer, no party twice, the parts that the method needs, every tensor of the base's shape. Then the method does the
-mathematics. It sees the contributions sorted by party, so their order cannot matter.
+``compose`` checks once, in full, before anything is built, that the contributions belong together: no party twice, the
+parts that the method needs, and one base, one tokenizer and every tensor of the base's shape, or one table of the same
+features in the same units. Then the method does the mathematics. It sees the contributions sorted by party, so their
+order cannot matter.
 
-A method is a frozen dataclass with three things: a ``name``, what it ``needs``, and ``assemble``. The smallest one
-that works, a blend in which the first party by name takes all:
+A method is a frozen dataclass with three things: a ``name``, what it ``needs``, and ``assemble``, or ``solve`` if it
+composes mixtures on tables (`quiltwork.compose.tables`). The smallest one that works, a blend in which the first party
+by name takes all:
 
 >>> from dataclasses import dataclass
 >>> from quiltwork.compose.parts import full_deltas
@@ -27,10 +30,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Protocol, runtime_checkable
+from typing import Protocol, overload, runtime_checkable
 
 from quiltwork.compose.parts import body, check_tensors
-from quiltwork.composite import Composite, Entry, Provenance
+from quiltwork.composite import Composite, Entry, Provenance, TableComposite, TableMethod
+from quiltwork.contribution.manifest import ExpertManifest, StatisticsManifest
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import BaseMismatch, DuplicateParty, InvalidOption, MissingPart, TokenizerMismatch
 from quiltwork.evidence.histogram import TokenHistogram
@@ -66,34 +70,82 @@ class Method(Protocol):
         ...
 
 
+@overload
+def compose(
+    contributions: Sequence[Contribution], method: TableMethod, base: None = None, *, public: None = None
+) -> TableComposite: ...
+
+
+@overload
 def compose(
     contributions: Sequence[Contribution],
     method: Method,
-    base: Base,
+    base: Base | None = None,
     *,
     public: Histograms | Contribution | None = None,
-) -> Composite:
+) -> Composite: ...
+
+
+@overload
+def compose(
+    contributions: Sequence[Contribution],
+    method: Method | TableMethod,
+    base: Base | None = None,
+    *,
+    public: Histograms | Contribution | None = None,
+) -> Composite | TableComposite: ...
+
+
+def compose(
+    contributions: Sequence[Contribution],
+    method: Method | TableMethod,
+    base: Base | None = None,
+    *,
+    public: Histograms | Contribution | None = None,
+) -> Composite | TableComposite:
     """Compose contributions into one model.
 
     Args:
         contributions: as read by ``contribution.store.read``; any order.
         method: how.
-        base: the public checkpoint that all of them started from.
+        base: the public checkpoint that all of them started from; mixtures on tables start from none.
         public: histograms of public text by feature, or a contribution that holds them. They give evidence routers a
             row for "this is ordinary public text", which the base answers.
 
     Returns:
-        A composite with provenance; nothing is written and no weight is loaded yet.
+        A composite with provenance; nothing is written. No weight of a language model is loaded yet; a mixture on
+        tables is solved.
 
     Raises:
-        BaseMismatch, TokenizerMismatch, DuplicateParty, MissingPart, TensorMismatch: the contributions do not belong
-            together, or do not hold what the method needs.
-        InvalidOption: there is nothing to compose, or the method names a party that is not there.
+        BaseMismatch, TokenizerMismatch, DuplicateParty, MissingPart, TensorMismatch, TableMismatch: the contributions
+            do not belong together, or do not hold what the method needs.
+        InvalidOption: there is nothing to compose, the method names a party that is not there, or a base is given
+            where none belongs or missing where one does.
     """
     if not contributions:
         raise InvalidOption("an empty list", why="there is nothing to compose", mend="Give at least one contribution.")
     ordered = sorted(contributions, key=lambda c: c.party)
     _check_parties(ordered)
+    if isinstance(method, TableMethod):
+        if base is not None or public is not None:
+            raise InvalidOption(
+                f"a base or public text for method {method.name}",
+                why="it composes mixtures on tables, which start from none",
+                mend="Leave it out, or choose a method for language models.",
+            )
+        return _compose_tables(ordered, method)
+    if base is None:
+        raise InvalidOption(
+            f"method {method.name} without a base",
+            why="it composes language models, and their contributions are changes to a base",
+            mend="Give the base that the parties started from, or choose a method for tables.",
+        )
+    return _compose_language(ordered, method, base, public)
+
+
+def _compose_language(
+    ordered: Sequence[Contribution], method: Method, base: Base, public: Histograms | Contribution | None
+) -> Composite:
     for contribution in ordered:
         check_base(contribution, base)
         _check_parts(contribution, method)
@@ -102,14 +154,25 @@ def compose(
         check_base(public, base)
         public = {part: histogram_of(public, part) for part in FEATURES if part in public.parts}
     assembly = method.assemble(base, ordered, public or {})
-    provenance = Provenance(
-        base=base.digest,
-        method=method.name,
-        contributions=tuple(
-            Entry(c.party, c.digest, c.manifest.licence) for c in ordered if c.party in assembly.parties
-        ),
-    )
-    return Composite(assembly, provenance, TokenizerFiles.of(base))
+    entries = _entries([c for c in ordered if c.party in assembly.parties])
+    return Composite(assembly, Provenance(base.digest, method.name, entries), TokenizerFiles.of(base))
+
+
+def _compose_tables(ordered: Sequence[Contribution], method: TableMethod) -> TableComposite:
+    from quiltwork.compose.tables import agreed_table, local_of
+
+    for contribution in ordered:
+        _check_parts(contribution, method)
+    table = agreed_table(ordered)
+    locals_ = tuple(local_of(contribution) for contribution in ordered)
+    composite = TableComposite(method, table, locals_, Provenance(None, method.name, _entries(ordered)))
+    # what the method refuses (machines that disagree on K, say) is refused here and not when somebody first asks
+    _ = composite.solution
+    return composite
+
+
+def _entries(contributions: Sequence[Contribution]) -> tuple[Entry, ...]:
+    return tuple(Entry(c.party, c.digest, c.manifest.licence) for c in contributions)
 
 
 def histogram_of(contribution: Contribution, features: str) -> TokenHistogram:
@@ -177,11 +240,19 @@ def check_base(contribution: Contribution, base: Base) -> None:
     """Refuse a contribution that was made from another base.
 
     Raises:
+        MissingPart: it was made from no base.
         TokenizerMismatch: tokenizer or vocabulary differ.
         BaseMismatch: the weights or config differ.
     """
-    reference = contribution.manifest.base
+    manifest = contribution.manifest
     who = f"the contribution of party '{contribution.party}'"
+    if not isinstance(manifest, ExpertManifest | StatisticsManifest):
+        raise MissingPart(
+            who,
+            why=f"it is of kind '{contribution.kind}', made from the rows of a table and from no base",
+            mend="Compose it with a method for tables, without a base.",
+        )
+    reference = manifest.base
     if reference.vocabulary_size != base.vocabulary_size or reference.tokenizer != base.tokenizer_digest:
         raise TokenizerMismatch(
             who,
@@ -197,7 +268,7 @@ def check_base(contribution: Contribution, base: Base) -> None:
         )
 
 
-def _check_parts(contribution: Contribution, method: Method) -> None:
+def _check_parts(contribution: Contribution, method: Method | TableMethod) -> None:
     for part in sorted(method.needs() - contribution.parts):
         raise MissingPart(
             f"the contribution of party '{contribution.party}'",

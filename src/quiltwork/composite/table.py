@@ -5,8 +5,8 @@ It keeps every machine's local fit as it was given, so that taking one out is co
     compose(S).without(p) == compose(S - {p})        bit for bit, in memory and from disk
 
 A saved composite is a directory: ``model.safetensors`` is the composed mixture, ``party-<name>.safetensors`` a local
-fit each, ``quiltwork.json`` the rest (what the machines agree on, the method and its options, who was excluded and why).
-Same locals, same bytes.
+fit each, ``quiltwork.json`` the rest (what the machines agree on, the method and its options, who was excluded and
+why). Same locals, same bytes.
 """
 
 from __future__ import annotations

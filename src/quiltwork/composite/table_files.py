@@ -25,13 +25,14 @@ import safetensors.numpy
 from pydantic import Field, JsonValue, StringConstraints, TypeAdapter, ValidationError, model_validator
 from pydantic.errors import PydanticUserError
 
-from quiltwork.composite.provenance import FORMAT, PROVENANCE, Entry, Provenance
+from quiltwork.composite.provenance import PROVENANCE, Entry, Provenance
 from quiltwork.composite.solution import Solution, TableMethod
 from quiltwork.composite.table import TableComposite
 from quiltwork.composite.table_card import card
 from quiltwork.contribution.canonical import decode, encode
 from quiltwork.contribution.directory import Directory, open_directory
-from quiltwork.contribution.manifest import Digest, PartyName, Short
+from quiltwork.contribution.fields import Digest, PartyName, Short
+from quiltwork.contribution.tables import Family, TableReference
 from quiltwork.errors import CheckpointError, ContributionError, ExportError, QuiltworkError
 from quiltwork.models.mixture.design import Array
 from quiltwork.models.mixture.experts import Experts
@@ -46,25 +47,6 @@ MOST_JSON_BYTES = 2**24
 MOST_TENSOR_BYTES = 2**30
 
 _MEND = "Compose the model again; the directory may be incomplete or edited."
-_Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-
-
-class SavedNames(Record):
-    """A ``Table``."""
-
-    features: Annotated[tuple[_Name, ...], Field(min_length=1)]
-    units: tuple[Annotated[str, StringConstraints(max_length=200)], ...]
-    target: Annotated[tuple[_Name, ...], Field(min_length=1)]
-    classes: tuple[_Name, ...] | None
-    family: Literal["gaussian", "multinomial", "poisson"]
-
-    @model_validator(mode="after")
-    def _fit(self) -> Self:
-        if len(self.units) != len(self.features):
-            raise ValueError("there are not as many units as features")
-        if (self.classes is not None) != (self.family == "multinomial"):
-            raise ValueError("classes belong to multinomial experts and to no others")
-        return self
 
 
 class SavedMachine(Record):
@@ -81,13 +63,14 @@ class SavedMachine(Record):
 class SavedRecord(Record):
     """quiltwork.json."""
 
-    format: Literal["quiltwork-composite"] = FORMAT
+    format: Literal["quiltwork-composite"] = "quiltwork-composite"
     version: Literal[1] = 1
     layout: Literal["table"] = "table"
     base: None = None
     method: Short
     options: dict[str, JsonValue]
-    table: SavedNames
+    table: TableReference
+    family: Family
     contributions: Annotated[tuple[SavedMachine, ...], Field(min_length=1, max_length=10_000)]
     gate: Literal["softmax", "pooled"]
     excluded: dict[PartyName, Note]
@@ -97,12 +80,14 @@ class SavedRecord(Record):
     digest: Annotated[str, StringConstraints(pattern="^(sha256:[0-9a-f]{64})?$")] = ""
 
     @model_validator(mode="after")
-    def _sorted(self) -> Self:
+    def _agrees(self) -> Self:
         parties = [machine.party for machine in self.contributions]
         if parties != sorted(set(parties)):
             raise ValueError("parties are not sorted, or one is there twice")
         if self.excluded.keys() - set(parties):
             raise ValueError("someone is excluded who is not there")
+        if (self.table.classes is not None) != (self.family == "multinomial"):
+            raise ValueError("classes belong to multinomial experts and to no others")
         return self
 
     def sealed(self) -> Self:
@@ -146,7 +131,7 @@ def read_table(path: str | Path) -> SavedTable:
     try:
         with open_directory(path) as directory:
             record = _read_record(directory)
-            table = Table(**vars(record.table))
+            table = Table(**dict(record.table), family=record.family)
             locals_ = tuple(_read_local(directory, machine, table) for machine in record.contributions)
             arrays = _read_arrays(directory, MODEL, record.model)
     except ContributionError as error:
@@ -161,12 +146,15 @@ def read_table(path: str | Path) -> SavedTable:
 
 
 def _record(composite: TableComposite, digests: Mapping[str, str]) -> SavedRecord:
-    solution = composite.solution
+    solution, table = composite.solution, composite.table
     try:
         record = SavedRecord(
             method=composite.method.name,
             options=_options(composite.method),
-            table=SavedNames(**vars(composite.table)),
+            table=TableReference(
+                features=table.features, units=table.units, target=table.target, classes=table.classes
+            ),
+            family=table.family,
             contributions=tuple(
                 SavedMachine(
                     party=local.party,

@@ -7,14 +7,11 @@ it saw, a summary of their covariates, the statistics of its optimum. Raw units 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from quiltwork.evidence.covariates import CovariateSummary
 from quiltwork.models.mixture.design import Array
 from quiltwork.models.mixture.experts import Experts, FamilyName
 from quiltwork.models.mixture.mixture import Mixture
-
-if TYPE_CHECKING:
-    from quiltwork.evidence.covariates import CovariateSummary
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """A local fit as named arrays, the form in which it leaves its owner and lies on disk.
 
-    mixture.gate [K, p]   mixture.coefficients [K, q, p]   mixture.variances [K, q]          Gaussian experts only
-    covariates.counts [J]   covariates.means [J, d]   covariates.covariances [J, d, d]        if declared
-    precision.expert_grams [K, p, p]   precision.gate_hessian [(K-1) p, (K-1) p]              if declared; no hessian at K = 1
+    mixture.gate [K, p]   mixture.coefficients [K, q, p]   mixture.variances [K, q] of Gaussian experts
+    covariates.counts [J]   covariates.means [J, d]   covariates.covariances [J, d, d], if declared
+    precision.expert_grams [K, p, p]   precision.gate_hessian [(K-1) p, (K-1) p] where K > 1, if declared
 
 ``named`` and ``from_named`` are inverse to each other, bit for bit.
 """
@@ -16,7 +16,6 @@ import numpy as np
 
 from quiltwork.errors import TensorMismatch
 from quiltwork.evidence.covariates import CovariateSummary
-from quiltwork.evidence.gaussian import GaussianSummary
 from quiltwork.models.mixture.design import Array
 from quiltwork.models.mixture.experts import Experts
 from quiltwork.models.mixture.experts.gaussian import GaussianExperts
@@ -41,10 +40,7 @@ def named(local: Local) -> dict[str, Array]:
     """Every array of a local fit by name; see the module's docstring."""
     found = named_mixture(local.mixture)
     if local.covariates is not None:
-        parts = local.covariates.parts
-        found["covariates.counts"] = np.array([part.count for part in parts], dtype=np.float64)
-        found["covariates.means"] = np.stack([part.mean for part in parts])
-        found["covariates.covariances"] = np.stack([part.covariance for part in parts])
+        found |= {f"covariates.{name}": array for name, array in local.covariates.arrays().items()}
     if local.precision is not None:
         found["precision.expert_grams"] = local.precision.expert_grams
         if local.mixture.n_experts > 1:
@@ -117,8 +113,7 @@ def _covariates(tensors: Mapping[str, Array], table: Table, party: str) -> Covar
     counts = _array(tensors, "covariates.counts", (None,), party)
     means = _array(tensors, "covariates.means", (len(counts), d), party)
     covariances = _array(tensors, "covariates.covariances", (len(counts), d, d), party)
-    rows = zip(counts, means, covariances, strict=True)
-    return CovariateSummary(tuple(GaussianSummary(int(count), mean, spread) for count, mean, spread in rows))
+    return CovariateSummary.from_arrays(counts, means, covariances)
 
 
 def _array(tensors: Mapping[str, Array], name: str, shape: Sequence[int | None], party: str) -> Array:
