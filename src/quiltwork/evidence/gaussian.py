@@ -71,7 +71,7 @@ class GaussianSummary:
         Raises:
             InvalidOption: the rows are not a finite table with at least one row and column.
         """
-        table = _table(rows)
+        table = finite_table(rows)
         if len(table) == 0:
             raise _refused("rows", "there are none", "Give a table of finite numbers, one row each.")
         mean = table.mean(axis=0)
@@ -110,7 +110,7 @@ class GaussianSummary:
         Raises:
             InvalidOption: x or the shrinkage does not fit, or the shrunk covariance is still singular.
         """
-        table = _table(x)
+        table = finite_table(x)
         if table.shape[1] != self.mean.size:
             raise _refused(
                 "x",
@@ -138,7 +138,12 @@ class GaussianSummary:
             ) from error
 
 
-def _table(rows: ArrayLike) -> NDArray[np.float64]:
+def finite_table(rows: ArrayLike) -> NDArray[np.float64]:
+    """``rows`` as float64 ``(n, d)``.
+
+    Raises:
+        InvalidOption: they are not a table with at least one column, or not all finite.
+    """
     table = np.asarray(rows, dtype=np.float64)
     if table.ndim != 2 or table.shape[1] == 0:
         raise _refused(
