@@ -7,6 +7,7 @@ For a manifest m with parts P(m), those of its kind and of its statistics::
                    plus any names full.*, at least one, where P(m) holds the open part full
     bytes(f)    == header(tensors(f)) + sum of product(shape) * itemsize
     releases(m) <= {event.released for event in privacy}
+    unit(e)     == the kind's own, a document or a row, for every event e of a known mechanism
 
 Each breach is refused by the name of the file, tensor or part.
 """
@@ -17,6 +18,7 @@ from quiltwork.contribution import header
 from quiltwork.contribution.kinds import Part, Requirement
 from quiltwork.contribution.manifest import REWRITE, Manifest, PayloadFile, TensorEntry
 from quiltwork.errors import MalformedContribution
+from quiltwork.privacy.events import OtherEvent
 
 
 def parts_of(manifest: Manifest) -> tuple[Part, ...]:
@@ -53,6 +55,7 @@ def check_declared(manifest: Manifest) -> None:
         _check_tensors(file, payload, tuple(part for part in parts if part.file == file))
         _check_size(file, payload)
     _check_priced(manifest)
+    _check_units(manifest)
 
 
 def _undeclared(what: str, why: str, mend: str = REWRITE) -> MalformedContribution:
@@ -106,4 +109,15 @@ def _check_priced(manifest: Manifest) -> None:
                 f"'{name}'",
                 "it leaves the party, and no privacy event says by which mechanism",
                 f"Add an event with released='{name}'; a release without noise is an ExactEvent.",
+            )
+
+
+def _check_units(manifest: Manifest) -> None:
+    """Prices of different units do not add up, so a contribution has one."""
+    for event in manifest.privacy:
+        if not isinstance(event, OtherEvent) and event.unit != manifest.protects:
+            raise _undeclared(
+                f"the privacy event of '{event.released}'",
+                f"its unit is a {event.unit}, and that of kind '{manifest.kind}' is a {manifest.protects}",
+                f"State the event with unit='{manifest.protects}', and with that unit's sensitivity.",
             )

@@ -17,7 +17,7 @@ declared payload is the one that kind and statistics require is the business of 
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -37,7 +37,7 @@ from quiltwork.contribution.fields import (
 from quiltwork.contribution.kinds import Dtype, ExpertMethod, Part, Statistic, StatisticsMethod
 from quiltwork.contribution.tables import LikelihoodsMethod, MixtureMethod, TableReference, TableStatistic
 from quiltwork.errors import AlteredContribution, MalformedContribution, UnsupportedContribution
-from quiltwork.privacy.events import Event, Label, Record
+from quiltwork.privacy.events import Event, Label, Record, Unit
 
 FILE = "contribution.json"
 MAX_BYTES = 4 * 2**20
@@ -107,7 +107,12 @@ class TrainingSummary(Record):
 
 
 class ManifestFields(Record):
-    """What every kind declares. A kind adds what it stands on (a base, a table), its method and its statistics."""
+    """What every kind declares. A kind adds what it stands on (a base, a table), its method and its statistics.
+
+    ``protects`` is the unit of its privacy events.
+    """
+
+    protects: ClassVar[Unit]
 
     format: Literal["quiltwork-contribution"] = "quiltwork-contribution"
     version: Literal[1] = 1
@@ -121,6 +126,8 @@ class ManifestFields(Record):
 
 class LanguageFields(ManifestFields):
     """What the kinds of language models declare besides."""
+
+    protects: ClassVar[Unit] = "document"
 
     base: BaseReference
     method: ExpertMethod | StatisticsMethod
@@ -154,6 +161,8 @@ class StatisticsManifest(LanguageFields):
 class MixtureManifest(ManifestFields):
     """Kind ``mixture``: no base; the table that the rows are of."""
 
+    protects: ClassVar[Unit] = "row"
+
     kind: Literal["mixture"] = "mixture"
     table: TableReference
     method: MixtureMethod
@@ -176,6 +185,8 @@ class MixtureManifest(ManifestFields):
 
 class LikelihoodsManifest(ManifestFields):
     """Kind ``likelihoods``: an answer to candidates over one table."""
+
+    protects: ClassVar[Unit] = "row"
 
     kind: Literal["likelihoods"] = "likelihoods"
     table: TableReference

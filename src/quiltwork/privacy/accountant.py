@@ -1,8 +1,8 @@
 """The accountant: what a list of privacy events costs, as one epsilon at a stated delta.
 
 A release is (epsilon, delta)-differentially private when, for any two data sets D and D' that differ by the
-addition or removal of one document and any set of outcomes A, ``P(M(D) in A) <= exp(epsilon) P(M(D') in A) +
-delta``.
+addition or removal of one unit (a document or a row, as the events state) and any set of outcomes A,
+``P(M(D) in A) <= exp(epsilon) P(M(D') in A) + delta``.
 
 A noisy event is characterised by its noise multiplier alone,
 
@@ -64,10 +64,11 @@ def _noise(event: object) -> _Noise | None:
 
 
 def price(events: Iterable[Event], *, delta: float) -> float:
-    """The most that all ``events`` together cost: epsilon at ``delta``, for one document more or less.
+    """The most that all ``events`` together cost: epsilon at ``delta``, for one unit more or less.
 
     No event costs 0. One exact release, one event of an unknown mechanism, or any object that is not an event
-    makes the whole list cost ``math.inf``. At ``delta=0`` Laplace events add up (``sum of sensitivity /
+    makes the whole list cost ``math.inf``. So do events of different units: noise made for a row bounds nothing for a
+    document, and no sum of the two does. At ``delta=0`` Laplace events add up (``sum of sensitivity /
     scale``) and a Gaussian event costs infinity, as it does at a delta too small for the arithmetic (below
     about 1e-15). Order does not matter up to rounding.
 
@@ -84,9 +85,9 @@ def price(events: Iterable[Event], *, delta: float) -> float:
     """
     if not 0 <= delta < 1:
         raise InvalidOption(f"delta={delta}", why="it is a probability below 1", mend="Choose one, such as 1e-6.")
-    noises = [_noise(event) for event in events]
-    known = [noise for noise in noises if noise is not None]
-    if len(known) < len(noises):
+    listed = list(events)
+    known = [noise for event in listed if (noise := _noise(event)) is not None]
+    if len(known) < len(listed) or len({event.unit for event in listed}) > 1:
         return math.inf
     if not known:
         return 0.0
@@ -133,7 +134,7 @@ def calibrate_laplace(epsilon: float, sensitivity: float) -> float:
 
     Args:
         epsilon: privacy loss in nats.
-        sensitivity: the most that one document changes the value, in the L1 norm.
+        sensitivity: the most that one unit changes the value, in the L1 norm.
 
     Raises:
         InvalidOption: an argument is not positive and finite.
@@ -154,7 +155,7 @@ def gaussian_delta(sigma: float, epsilon: float, sensitivity: float) -> float:
     Args:
         sigma: standard deviation of the noise.
         epsilon: privacy loss in nats.
-        sensitivity: the most that one document changes the value, in the L2 norm.
+        sensitivity: the most that one unit changes the value, in the L2 norm.
     """
     a, b = sensitivity / (2 * sigma), epsilon * sigma / sensitivity
     tail = _normal_below(-a - b)
@@ -176,7 +177,7 @@ def calibrate_gaussian(epsilon: float, delta: float, sensitivity: float) -> floa
     Args:
         epsilon: privacy loss in nats.
         delta: the slack of the definition above, in (0, 1).
-        sensitivity: the most that one document changes the value, in the L2 norm.
+        sensitivity: the most that one unit changes the value, in the L2 norm.
 
     Raises:
         InvalidOption: an argument lies outside its domain.

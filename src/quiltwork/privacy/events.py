@@ -7,8 +7,9 @@ Noise is judged by its ratio to the sensitivity, so both are stated::
     Laplace    released = f(D) + Lap(scale)^k        sensitivity = max |f(D) - f(D')|_1
     Gaussian   released = f(D) + N(0, sigma^2 I_k)   sensitivity = max |f(D) - f(D')|_2
 
-where D and D' differ by the addition or removal of one ``unit``. `ExactEvent` is everything that no theorem
-covers: released as it is, or behind a rule (a minimum count, say) that bounds nothing; it costs infinity.
+where D and D' differ by the addition or removal of one ``unit``: a document of a text, a row of a table.
+`ExactEvent` is everything that no theorem covers: released as it is, or behind a rule (a minimum count, say)
+that bounds nothing; it costs infinity.
 `OtherEvent` is a mechanism that this installation does not know. Its fields are kept, so that a later
 version can price it; here it costs infinity, because silence about a cost must never read as no cost.
 
@@ -62,6 +63,9 @@ Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.:-]{0,63}$"
 Note = Annotated[str, StringConstraints(max_length=2000), AfterValidator(printable)]
 """A sentence or two for people; no program reads it."""
 
+Unit: TypeAlias = Literal["document", "row"]
+"""What one more or less of is protected."""
+
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -76,14 +80,14 @@ class LaplaceEvent(Record):
 
     Attributes:
         released: what left, e.g. ``"tokens"``.
-        unit: what is protected: one document more or less.
+        unit: what is protected: one document, or one row, more or less.
         scale: the scale b of the noise density exp(-|x|/b) / 2b.
         sensitivity: the most one unit can change the noiseless value, in the L1 norm.
     """
 
     mechanism: Literal["laplace"] = "laplace"
     released: Label
-    unit: Literal["document"] = "document"
+    unit: Unit = "document"
     scale: Positive
     sensitivity: Positive
 
@@ -93,14 +97,14 @@ class GaussianEvent(Record):
 
     Attributes:
         released: what left.
-        unit: what is protected: one document more or less.
+        unit: what is protected: one document, or one row, more or less.
         sigma: the standard deviation of the noise.
         sensitivity: the most one unit can change the noiseless value, in the L2 norm.
     """
 
     mechanism: Literal["gaussian"] = "gaussian"
     released: Label
-    unit: Literal["document"] = "document"
+    unit: Unit = "document"
     sigma: Positive
     sensitivity: Positive
 
@@ -116,7 +120,7 @@ class ExactEvent(Record):
 
     mechanism: Literal["exact"] = "exact"
     released: Label
-    unit: Literal["document"] = "document"
+    unit: Unit = "document"
     note: Note = ""
 
 
