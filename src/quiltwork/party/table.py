@@ -56,7 +56,7 @@ MEMORY_BUDGET = 1 << 30
 
 @dataclass(frozen=True, eq=False)
 class TableFragment:
-    """The table of one party, as `open_table` or `table_of` found it.
+    """The table of one party, as `open_table` or `table_from_arrays` found it.
 
     Attributes:
         sheets: files or arrays whose rows follow each other.
@@ -254,7 +254,7 @@ def open_table(
     )  # fmt: skip
 
 
-def table_of(
+def table_from_arrays(
     x: ArrayLike,
     y: ArrayLike,
     *,

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ class Rows:
         dropped: rows that were left out because a value was missing.
     """
 
-    x: NDArray[np.floating]
+    x: NDArray[Any]
     y: Response
     weights: Array | None = None
     classes: tuple[str, ...] | None = None
