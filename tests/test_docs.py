@@ -159,7 +159,7 @@ def test_shell_blocks_are_shell_and_their_commands_parse(page: Path) -> None:
     "line",
     [
         "quiltwork compose a --base b --method soup --out c --no-such-option",
-        "quiltwork compose a --method soup --out c",
+        "quiltwork evaluate a --party p=q --max-length many --base b",
         "quiltwork contribute --base b --data d --party p --out o --steps many",
         "quiltwork contribute expert --data d --party p --out o",
     ],

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from quiltwork.cli.catalog import METHODS, make_method
+from quiltwork.cli.catalog import LANGUAGE, METHODS, TABLES, is_table_method, make_method, make_table_method
 from quiltwork.compose.ensemble import Ensemble
 from quiltwork.compose.method import Method
 from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
@@ -36,13 +36,15 @@ WHOLE: dict[str, tuple[dict[str, Any], Method]] = {
 
 
 def test_every_row_is_tested() -> None:
-    assert WHOLE.keys() == METHODS.keys()
-    assert {name: set(options) for name, (options, _) in WHOLE.items()} == {
-        name: set(row.options) for name, row in METHODS.items()
+    assert WHOLE.keys() == LANGUAGE.keys()
+    assert {name: {*options, *COMMON} for name, (options, _) in WHOLE.items()} == {
+        name: set(row.options) for name, row in LANGUAGE.items()
     }
+    assert LANGUAGE.keys().isdisjoint(TABLES)
+    assert METHODS == {**LANGUAGE, **TABLES}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", LANGUAGE)
 def test_a_method_bears_its_name_and_takes_all_its_options(name: str) -> None:
     assert make_method(name, {}).name == name
     assert make_method(name.replace("_", "-"), {}) == make_method(name, {})
@@ -54,12 +56,18 @@ def test_a_method_bears_its_name_and_takes_all_its_options(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_an_option_of_another_method_is_refused(name: str) -> None:
     others = {option for row in METHODS.values() for option in row.options} - set(METHODS[name].options)
-    for option in sorted(others) or ["colour"]:
+    make = make_table_method if name in TABLES else make_method
+    for option in sorted(others):
         with pytest.raises(InvalidOption) as caught:
-            make_method(name, {option: 1})
+            make(name, {option: 1})
         assert caught.value.what == f"option '{option}'"
         assert name in caught.value.why
-        assert "include" in caught.value.mend
+        assert all(known in caught.value.mend for known in METHODS[name].options or ["none"])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_name_is_of_language_models_or_of_tables(name: str) -> None:
+    assert is_table_method(name) == is_table_method(name.replace("_", "-")) == (name in TABLES)
 
 
 @pytest.mark.parametrize("name", ["", "Soup", "magic", "soup ", "__class__", "quiltwork.compose.soup:Soup"])

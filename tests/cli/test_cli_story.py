@@ -14,7 +14,8 @@ import pytest
 from cli_runner import Outcome, done, files, refused, start
 
 from quiltwork.cli import story
-from quiltwork.cli.story import MARK, Story, _same_bytes
+from quiltwork.cli.stage import MARK, clear, same_bytes
+from quiltwork.cli.story import Story
 from quiltwork.contribution.store import read
 from quiltwork.datasets.installed import CORPORA, Split
 from quiltwork.errors import InvalidOption, QuiltworkError, StorageError
@@ -43,10 +44,10 @@ def small(out: Path, **changes: Any) -> Story:
 
 def test_a_former_demo_is_replaced(tmp_path: Path) -> None:
     place = tmp_path / "demo-out"
-    small(place)._clear()
+    clear(place)
     (place / "old").mkdir()
     (place / "old" / "scores.json").write_text("{}")
-    small(place)._clear()
+    clear(place)
     assert [p.name for p in place.iterdir()] == [MARK]
 
 
@@ -55,7 +56,7 @@ def test_a_directory_that_is_no_former_demo_is_never_cleared(tmp_path: Path) -> 
     place.mkdir()
     (place / "chapter.tex").write_text("years of work")
     with pytest.raises(StorageError, match="no former demo's"):
-        small(place)._clear()
+        clear(place)
     refused("demo", "--out", place, names=str(place), mend="another --out")
     assert files(place) == {"chapter.tex": b"years of work"}
 
@@ -172,16 +173,16 @@ def test_directories_are_compared_by_every_name_and_byte(tmp_path: Path) -> None
         (tmp_path / name / "a").write_bytes(b"\0" * 100)
         (tmp_path / name / "b").write_bytes(b"")
     one, other = tmp_path / "one", tmp_path / "other"
-    assert _same_bytes(one, other)
+    assert same_bytes(one, other)
     (other / "a").write_bytes(b"\0" * 99 + b"\1")
-    assert not _same_bytes(one, other)
+    assert not same_bytes(one, other)
     (other / "a").write_bytes(b"\0" * 100)
     (other / "c").write_bytes(b"")
-    assert not _same_bytes(one, other)
-    assert not _same_bytes(other, one)
+    assert not same_bytes(one, other)
+    assert not same_bytes(other, one)
     (other / "c").unlink()
     (other / "b").rename(other / "d")
-    assert not _same_bytes(one, other)
+    assert not same_bytes(one, other)
 
 
 @pytest.fixture

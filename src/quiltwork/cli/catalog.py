@@ -1,95 +1,165 @@
 """The only table from names on a command line to methods.
 
 The rows say what a method is and which options it takes; the classes are imported when one is made, since they bring
-torch along and a help text should not.
+torch or SciPy along and a help text should not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
     from quiltwork.compose.method import Method
+    from quiltwork.compose.tables import TableMethod
 
 Options = Mapping[str, Any]
+M = TypeVar("M", covariant=True)
 _COMMON = ("weights", "include")
 _EVIDENCE = ("features", "temperature", "half_life", "floor", "top_k", "minimum_weight", "smoothing")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One method: what it is, which options it takes, how it is made of its own options and the common ones."""
+class Row(Generic[M]):
+    """One method: what it is, which options it takes, how it is made of the options that were stated."""
 
     summary: str
     options: tuple[str, ...]
-    make: Callable[[Options, Options], Method]
+    make: Callable[[Options], M]
 
 
-def _soup(_: Options, common: Options) -> Method:
+def _apart(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A method's own options, and those that all methods of language models have in common."""
+    common = {name: value for name, value in options.items() if name in _COMMON}
+    return {name: value for name, value in options.items() if name not in _COMMON}, common
+
+
+def _soup(options: Options) -> Method:
     from quiltwork.compose.soup import Soup
 
-    return Soup(**common)
+    return Soup(**options)
 
 
-def _uniform_ensemble(_: Options, common: Options) -> Method:
+def _uniform_ensemble(options: Options) -> Method:
     from quiltwork.compose.ensemble import Ensemble
 
-    return Ensemble(weighting="uniform", **common)
+    return Ensemble(weighting="uniform", **options)
 
 
-def _btm(own: Options, common: Options) -> Method:
+def _btm(options: Options) -> Method:
     from quiltwork.compose.ensemble import Ensemble
 
-    return Ensemble(weighting="likelihood", **own, **common)
+    return Ensemble(weighting="likelihood", **options)
 
 
-def _learned_rows(own: Options, common: Options) -> Method:
+def _learned_rows(options: Options) -> Method:
     from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts
 
+    own, common = _apart(options)
     return MixtureOfExperts(router=LearnedRows(**own), **common)
 
 
-def _evidence_ffn(own: Options, common: Options) -> Method:
+def _evidence_ffn(options: Options) -> Method:
     from quiltwork.compose.mixture import MixtureOfExperts, PrefixEvidence
 
+    own, common = _apart(options)
     return MixtureOfExperts(router=PrefixEvidence(**own), scope="ffn", **common)
 
 
-def _evidence_full(own: Options, common: Options) -> Method:
+def _evidence_full(options: Options) -> Method:
     from quiltwork.compose.mixture import MixtureOfExperts, PrefixEvidence
 
+    own, common = _apart(options)
     return MixtureOfExperts(router=PrefixEvidence(**own), scope="full", **common)
 
 
-METHODS: Mapping[str, Row] = {
-    "soup": Row("mean of the full experts' weights", (), _soup),
-    "uniform_ensemble": Row("mean of all full experts' probabilities", (), _uniform_ensemble),
-    "btm": Row("full experts' probabilities, weighted by likelihood of the prefix", ("top_k", "temperature"), _btm),
+def _fields(options: Options) -> dict[str, Any]:
+    """A table method's own words: on a command line its weights are the machines', since ``--weight`` is a party's."""
+    return {"weights" if name == "machine_weights" else name: value for name, value in options.items()}
+
+
+def _reduction(options: Options) -> TableMethod:
+    from quiltwork.compose.reduction import Reduction
+
+    return Reduction(**_fields(options))
+
+
+def _aligned_average(options: Options) -> TableMethod:
+    from quiltwork.compose.aligned_average import AlignedAverage
+
+    return AlignedAverage(**_fields(options))
+
+
+def _middle(options: Options) -> TableMethod:
+    from quiltwork.compose.middle import Middle
+
+    return Middle(**_fields(options))
+
+
+def _precision_average(options: Options) -> TableMethod:
+    from quiltwork.compose.precision_average import PrecisionAverage
+
+    return PrecisionAverage(**_fields(options))
+
+
+def _ambient(options: Options) -> TableMethod:
+    from quiltwork.compose.ambient import AmbientMixture
+
+    return AmbientMixture(**_fields(options))
+
+
+LANGUAGE: Mapping[str, Row[Method]] = {
+    "soup": Row("mean of the full experts' weights", _COMMON, _soup),
+    "uniform_ensemble": Row("mean of all full experts' probabilities", _COMMON, _uniform_ensemble),
+    "btm": Row(
+        "full experts' probabilities, weighted by likelihood of the prefix",
+        ("top_k", "temperature", *_COMMON),
+        _btm,
+    ),
     "learned_rows": Row(
         "ffn experts in one model, routed by the rows each party learned (FlexOlmo); plain transformers loads it",
-        ("top_k", "renormalise", "bias"),
+        ("top_k", "renormalise", "bias", *_COMMON),
         _learned_rows,
     ),
     "evidence_ffn": Row(
-        "ffn experts in one model, mixed by the posterior over parties given the prefix", _EVIDENCE, _evidence_ffn
+        "ffn experts in one model, mixed by the posterior over parties given the prefix",
+        (*_EVIDENCE, *_COMMON),
+        _evidence_ffn,
     ),
     "evidence_full": Row(
         "full experts, selected by the posterior over parties given the prefix; only the selected run",
-        _EVIDENCE,
+        (*_EVIDENCE, *_COMMON),
         _evidence_full,
     ),
 }
+"""Methods that compose language models."""
+
+TABLES: Mapping[str, Row[TableMethod]] = {
+    "reduction": Row(
+        "the mixture of all machines' experts, reduced to one of few experts by optimal transport",
+        ("n_experts", "support", "gate", "machine_weights", "experts", "robust", "seed"),
+        _reduction,
+    ),
+    "aligned_average": Row("experts brought into one order, then averaged", (), _aligned_average),
+    "middle": Row("the one machine's mixture that is nearest to all others", (), _middle),
+    "precision_average": Row(
+        "aligned experts, averaged by how sharply each machine's rows determine them", (), _precision_average
+    ),
+    "ambient": Row("all machines' experts as they are, weighted", ("machine_weights",), _ambient),
+}
+"""Methods that compose mixtures of experts on tables."""
+
+METHODS: Mapping[str, Row[Method] | Row[TableMethod]] = {**LANGUAGE, **TABLES}
 
 
 def make_method(name: str, options: Options) -> Method:
-    """The method that a command line names.
+    """The method that a command line names, of those that compose language models.
 
     Args:
-        name: as in ``METHODS``; hyphens may stand for underscores.
+        name: as in ``LANGUAGE``; hyphens may stand for underscores.
         options: what the user stated, by field name.
 
     Raises:
@@ -98,17 +168,34 @@ def make_method(name: str, options: Options) -> Method:
     >>> make_method("learned-rows", {"top_k": 2}).name
     'learned_rows'
     """
-    row = METHODS.get(name.replace("-", "_"))
+    return _made(LANGUAGE, name, options)
+
+
+def make_table_method(name: str, options: Options) -> TableMethod:
+    """The method that a command line names, of those that compose mixtures of tables: as `make_method`."""
+    return _made(TABLES, name, options)
+
+
+def is_table_method(name: str) -> bool:
+    """Whether a name is one of ``TABLES``."""
+    return _key(name) in TABLES
+
+
+def _key(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _made(rows: Mapping[str, Row[M]], name: str, options: Options) -> M:
+    row = rows.get(_key(name))
     if row is None:
         raise InvalidOption(
             f"method '{name}'", why="there is no such method", mend=f"Choose one of: {', '.join(METHODS)}."
         )
     for option in options:
-        if option not in (*row.options, *_COMMON):
+        if option not in row.options:
             raise InvalidOption(
                 f"option '{option}'",
                 why=f"method {name} does not take it",
-                mend=f"It takes: {', '.join((*row.options, *_COMMON))}.",
+                mend=f"It takes: {', '.join(row.options) or 'none'}.",
             )
-    common = {option: value for option, value in options.items() if option in _COMMON}
-    return row.make({o: v for o, v in options.items() if o not in _COMMON}, common)
+    return row.make(options)

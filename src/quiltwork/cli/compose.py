@@ -2,52 +2,111 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quiltwork.cli.catalog import METHODS, make_method
+from quiltwork.cli.catalog import LANGUAGE, TABLES, is_table_method, make_method, make_table_method
 from quiltwork.cli.inputs import print_json, public_text, read_contributions, say, weights
+from quiltwork.cli.tables import told
+from quiltwork.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from quiltwork.compose.method import Method
+    from quiltwork.compose.tables import TableMethod
+    from quiltwork.contribution.sealed import Contribution
+    from quiltwork.models.base import Base
 
 NAME = "compose"
-HELP = "Compose contributions into one checkpoint.\n\nMethods:\n\n" + "\n\n".join(
-    f"- `{name}`: {row.summary}" for name, row in METHODS.items()
-)
+HELP = """Compose contributions into one model.
+
+Methods for language models, which need the `--base` that the parties started from:
+
+""" + "\n\n".join(f"- `{name}`: {row.summary}" for name, row in LANGUAGE.items())
+HELP += "\n\nMethods for mixtures of experts on tables, which have no base:\n\n"
+HELP += "\n\n".join(f"- `{name}`: {row.summary}" for name, row in TABLES.items())
 EXAMPLES = """Examples:
 
 `quiltwork compose acme globex --base BASE --method learned_rows --out composed`
 
-`quiltwork compose parties/* --base BASE --public public.txt --method evidence_ffn --half-life 500 --out native`"""
+`quiltwork compose parties/* --base BASE --public public.txt --method evidence_ffn --half-life 500 --out native`
+
+`quiltwork compose machines/* --method reduction --out composed`"""
+_TEXT, _TABLES = "Language models", "Mixtures of tables"
 
 
 def run(
     contributions: Annotated[list[Path], typer.Argument(help="Contribution directories.")],
-    base: Annotated[Path, typer.Option(help="Directory of the public base checkpoint.")],
     method: Annotated[str, typer.Option(help="See above.")],
     out: Annotated[Path, typer.Option(help="Directory to write.")],
+    include: Annotated[list[str] | None, typer.Option(help="Only this party. Repeatable.")] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="Directory of the public base checkpoint.", rich_help_panel=_TEXT)
+    ] = None,
     public: Annotated[
-        list[Path] | None, typer.Option(help="Public text, or a contribution with its histogram; for evidence routers.")
+        list[Path] | None,
+        typer.Option(
+            help="Public text, or a contribution with its histogram; for evidence routers.", rich_help_panel=_TEXT
+        ),
     ] = None,
     layout: Annotated[
-        str | None, typer.Option(help="portable (plain transformers) or native. [default: portable if possible]")
+        str | None,
+        typer.Option(
+            help="portable (plain transformers) or native. [default: portable if possible]", rich_help_panel=_TEXT
+        ),
     ] = None,
-    include: Annotated[list[str] | None, typer.Option(help="Only this party. Repeatable.")] = None,
-    weight: Annotated[list[str] | None, typer.Option(help="PARTY=WEIGHT (or base=WEIGHT). Repeatable.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Experts a token.")] = None,
-    renormalise: Annotated[bool | None, typer.Option(help="learned_rows: rescale top-k weights to sum to 1.")] = None,
-    bias: Annotated[bool | None, typer.Option(help="learned_rows: use the parties' negative biases.")] = None,
-    features: Annotated[str | None, typer.Option(help="Evidence: tokens or bigrams. [default: bigrams]")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Divides log-likelihoods.")] = None,
-    half_life: Annotated[float | None, typer.Option(help="Evidence: tokens until evidence counts half.")] = None,
-    floor: Annotated[float | None, typer.Option(help="Evidence: 'none of them', nats above uniform noise.")] = None,
-    minimum_weight: Annotated[float | None, typer.Option(help="Evidence: smaller weights are dropped.")] = None,
-    smoothing: Annotated[float | None, typer.Option(help="Evidence: pseudo-count of each token.")] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(help="PARTY=WEIGHT (or base=WEIGHT). Repeatable.", rich_help_panel=_TEXT)
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Experts a token.", rich_help_panel=_TEXT)] = None,
+    renormalise: Annotated[
+        bool | None, typer.Option(help="learned_rows: rescale top-k weights to sum to 1.", rich_help_panel=_TEXT)
+    ] = None,
+    bias: Annotated[
+        bool | None, typer.Option(help="learned_rows: use the parties' negative biases.", rich_help_panel=_TEXT)
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(help="Evidence: tokens or bigrams. [default: bigrams]", rich_help_panel=_TEXT)
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Divides log-likelihoods.", rich_help_panel=_TEXT)] = None,
+    half_life: Annotated[
+        float | None, typer.Option(help="Evidence: tokens until evidence counts half.", rich_help_panel=_TEXT)
+    ] = None,
+    floor: Annotated[
+        float | None, typer.Option(help="Evidence: 'none of them', nats above uniform noise.", rich_help_panel=_TEXT)
+    ] = None,
+    minimum_weight: Annotated[
+        float | None, typer.Option(help="Evidence: smaller weights are dropped.", rich_help_panel=_TEXT)
+    ] = None,
+    smoothing: Annotated[
+        float | None, typer.Option(help="Evidence: pseudo-count of each token.", rich_help_panel=_TEXT)
+    ] = None,
+    n_experts: Annotated[
+        int | None, typer.Option(help="reduction: K. [default: where the elbow is]", rich_help_panel=_TABLES)
+    ] = None,
+    support: Annotated[
+        int | None, typer.Option(help="reduction: points drawn from the summaries.", rich_help_panel=_TABLES)
+    ] = None,
+    gate: Annotated[str | None, typer.Option(help="reduction: logit or projection.", rich_help_panel=_TABLES)] = None,
+    experts: Annotated[
+        str | None, typer.Option(help="reduction: transport or precision.", rich_help_panel=_TABLES)
+    ] = None,
+    machine_weights: Annotated[
+        str | None,
+        typer.Option(help="By number of rows, or by who has seen such x: rows or evidence.", rich_help_panel=_TABLES),
+    ] = None,
+    robust: Annotated[
+        bool | None, typer.Option(help="reduction: exclude bad local fits.", rich_help_panel=_TABLES)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="reduction: of the points drawn.", rich_help_panel=_TABLES)] = None,
     max_bytes: Annotated[int | None, typer.Option(help="Refuse a contribution larger than this.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing directory.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Compose contributions into one checkpoint."""
+    """Compose contributions into one model."""
     stated: dict[str, Any] = {
         "top_k": top_k,
         "renormalise": renormalise,
@@ -58,25 +117,92 @@ def run(
         "floor": floor,
         "minimum_weight": minimum_weight,
         "smoothing": smoothing,
-        "include": tuple(include) if include else None,
         "weights": weights(weight) if weight else None,
+        "n_experts": n_experts,
+        "support": support,
+        "gate": gate,
+        "experts": experts,
+        "machine_weights": machine_weights,
+        "robust": robust,
+        "seed": seed,
     }
-    chosen = make_method(method, {name: value for name, value in stated.items() if value is not None})
-    if layout not in (None, "portable", "native"):
-        raise typer.BadParameter("--layout is portable or native")
-    from quiltwork.compose.method import compose
-    from quiltwork.models.base import open_base
-
-    opened = open_base(base)
-    composite = compose(
-        read_contributions(contributions, max_bytes), chosen, opened, public=public_text(public or [], opened)
-    )
-    written = layout or composite.default_layout()
-    composite.save(out, layout=written, overwrite=overwrite)  # type: ignore[arg-type]
-    result = composite.provenance.to_json(written) | {"path": str(out)}  # type: ignore[arg-type]
+    options = {name: value for name, value in stated.items() if value is not None}
+    given = partial(read_contributions, contributions, max_bytes)
+    if is_table_method(method):
+        _require_no_text({"--base": base, "--public": public, "--layout": layout}, method)
+        chosen = make_table_method(method, options)
+        result = _tables(included(given(), include), chosen, out, overwrite)
+    else:
+        if layout not in (None, "portable", "native"):
+            raise typer.BadParameter("--layout is portable or native")
+        language = make_method(method, options | ({"include": tuple(include)} if include else {}))
+        opened = _opened(base, method)
+        result = _text(given(), language, opened, public or [], layout, out, overwrite)
     if json:
         print_json(result)
-        return
-    say(f"wrote {out}: {chosen.name} of {', '.join(composite.parties)} ({written})")
+
+
+def _text(
+    given: list[Contribution],
+    method: Method,
+    base: Base,
+    public: list[Path],
+    layout: Any,
+    out: Path,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Compose and save a language model; what quiltwork.json says of it."""
+    from quiltwork.compose.method import compose
+
+    composite = compose(given, method, base, public=public_text(public, base))
+    written = layout or composite.default_layout()
+    composite.save(out, layout=written, overwrite=overwrite)
+    say(f"wrote {out}: {method.name} of {', '.join(composite.parties)} ({written})")
     if written == "native":
         say("load it with: import quiltwork; transformers.AutoModelForCausalLM.from_pretrained(...)")
+    return composite.provenance.to_json(written) | {"path": str(out)}
+
+
+def _tables(given: list[Contribution], method: TableMethod, out: Path, overwrite: bool) -> dict[str, Any]:
+    """Compose and save a mixture of experts; what quiltwork.json says of it."""
+    from quiltwork.compose.method import compose
+
+    composite = compose(given, method)
+    composite.save(out, overwrite=overwrite)
+    return told(composite, out)
+
+
+def included(given: list[Contribution], include: Sequence[str] | None) -> list[Contribution]:
+    """The contributions of the parties that ``--include`` names, all of them if it names none.
+
+    Raises:
+        InvalidOption: no contribution of a named party is given.
+    """
+    parties = sorted(c.party for c in given)
+    for name in sorted(set(include or []) - set(parties)):
+        raise InvalidOption(
+            f"--include {name}",
+            why="no contribution of that party is given",
+            mend=f"The parties are: {', '.join(parties)}.",
+        )
+    return [c for c in given if not include or c.party in include]
+
+
+def _opened(base: Path | None, method: str) -> Base:
+    from quiltwork.models.base import open_base
+
+    if base is None:
+        raise InvalidOption(
+            "--base",
+            why=f"method {method} composes language models, and needs the base that the parties started from",
+            mend="Name the directory of the base checkpoint with --base.",
+        )
+    return open_base(base)
+
+
+def _require_no_text(stated: dict[str, object], method: str) -> None:
+    for name, value in stated.items():
+        if value:
+            raise InvalidOption(
+                name, why=f"method {method} composes mixtures of tables, which have no such thing", mend="Leave it out."
+            )

@@ -71,6 +71,25 @@ def weights(arguments: Sequence[str]) -> dict[str, float]:
     return table
 
 
+def listed(arguments: Sequence[str]) -> list[str]:
+    """Names separated by commas, of an option that may be given several times."""
+    return [name.strip() for argument in arguments for name in argument.split(",") if name.strip()]
+
+
+def numbers(argument: str, what: str) -> list[float]:
+    """Numbers separated by commas.
+
+    Raises:
+        InvalidOption: one of them is none.
+    """
+    try:
+        return [float(word) for word in argument.split(",")]
+    except ValueError:
+        raise InvalidOption(
+            f"{what} '{argument}'", why="it is not a list of numbers", mend=f"Write {what} 0.05,0.5,0.95, say."
+        ) from None
+
+
 def read_contributions(paths: Sequence[Path], max_bytes: int | None = None) -> list[Contribution]:
     """Read and verify contributions."""
     from quiltwork.contribution.store import read

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quiltwork.errors import InvalidOption, QuiltworkError, StorageError
+from quiltwork.cli.stage import clear, run_owner, same_bytes, scratch
+from quiltwork.errors import InvalidOption, QuiltworkError
 from quiltwork.files import new_directory, write_file
 
 if TYPE_CHECKING:
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from quiltwork.evaluate.scores import Scores
     from quiltwork.models.base import Base
 
-MARK = "quiltwork-demo"
 LENGTH = 192
 LEAVER = "licences"
 
@@ -66,7 +63,7 @@ class Story:
         Raises:
             QuiltworkError: any step refused.
         """
-        self._clear()
+        clear(self.out)
         self._chapter("1/6  collecting text that this installation holds")
         self._write_text()
         self._chapter("2/6  training the public base")
@@ -82,16 +79,6 @@ class Story:
 
     def _chapter(self, title: str) -> None:
         print(f"[{time.monotonic() - self._began:4.0f} s] {title}", file=sys.stderr, flush=True)
-
-    def _clear(self) -> None:
-        """Make ``out`` empty; only what a former demo made is removed."""
-        if self.out.exists():
-            if not (self.out / MARK).is_file():
-                raise StorageError(
-                    f"'{self.out}'", why="it exists and is no former demo's", mend="Choose another --out."
-                )
-            shutil.rmtree(self.out)
-        write_file(self.out / MARK, "Made by `quiltwork demo`, which may remove this directory.\n")
 
     # 1. Text
 
@@ -167,21 +154,7 @@ class Story:
         shutil.rmtree(outbox)
 
     def _process(self, arguments: list[str], name: str) -> None:
-        """Run a quiltwork command as a process of its own, its notes passed on as they come."""
-        environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs))}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "quiltwork", *arguments], stderr=subprocess.PIPE, text=True, env=environment
-        )
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("look at it"):
-                continue  # the place it names is left in a moment
-            shown = line.rstrip() if line.startswith(name) else f"{name}: {line.rstrip()}"
-            print(f"         {shown}", file=sys.stderr, flush=True)
-        if process.wait():
-            raise QuiltworkError(
-                f"owner '{name}'", why="its process failed; its own words stand above", mend="Mend that and run again."
-            )
+        run_owner(arguments, name, threads=max(1, (os.cpu_count() or 1) // self.jobs))
 
     def _pool(self) -> None:
         process = get_context("spawn").Process(
@@ -211,12 +184,12 @@ class Story:
         return text_histograms(self.base, [text for name in self.public for text in self.splits[name].train])
 
     def _compose(self) -> dict[str, Composite]:
-        from quiltwork.cli.catalog import METHODS, make_method
+        from quiltwork.cli.catalog import LANGUAGE, make_method
         from quiltwork.compose.method import compose
 
         composites = {
             name: compose(self.contributions, make_method(name, {}), self.base, public=self.public_text)
-            for name in METHODS
+            for name in LANGUAGE
         }
         composites["learned_rows"].save(self.out / "composed", layout="portable")
         composites["evidence_ffn"].save(self.out / "composed-native", layout="native")
@@ -236,10 +209,10 @@ class Story:
             layout = saved_layout(self.out / directory)
             left = open_composite(self.out / directory).without(LEAVER)
             never = compose(others, make_method(name, {}), self.base, public=self.public_text)
-            with _scratch(self.out) as scratch:
-                left.save(scratch / "left", layout=layout)
-                never.save(scratch / "never", layout=layout)
-                same = _same_bytes(scratch / "left", scratch / "never")
+            with scratch(self.out) as place:
+                left.save(place / "left", layout=layout)
+                never.save(place / "never", layout=layout)
+                same = same_bytes(place / "left", place / "never")
             print(f"         {directory}: {'identical' if same else 'DIFFERENT'}", file=sys.stderr)
             identical &= same
         return identical
@@ -331,22 +304,3 @@ def _train_pooled(out: Path, steps: int, seed: int) -> None:
     base = open_base(out / "base")
     texts = list(open_fragment(sorted((out / "text").glob("*/*/train.txt"))).documents())
     _train_dense(base.load_model(), base.load_tokenizer(), texts, out / "pooled", steps, 2e-3, seed)
-
-
-@contextmanager
-def _scratch(parent: Path) -> Iterator[Path]:
-    """A directory for the while of a comparison."""
-    path = parent / f"scratch-{os.getpid()}-{threading.get_ident()}"
-    path.mkdir()
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _same_bytes(one: Path, other: Path) -> bool:
-    """True if two directories hold the same files with the same bytes."""
-    names = sorted(p.name for p in one.iterdir())
-    if names != sorted(p.name for p in other.iterdir()):
-        return False
-    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)

@@ -1,0 +1,91 @@
+"""What several verbs do with composed mixtures and the rows of tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quiltwork.cli.inputs import say
+from quiltwork.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from quiltwork.composite import TableComposite
+    from quiltwork.models.mixture.design import Array
+    from quiltwork.models.mixture.experts import Response
+    from quiltwork.models.mixture.local import Table
+    from quiltwork.party.table import TableFragment
+
+TASKS = {"gaussian": "regression", "multinomial": "classification", "poisson": "counts"}
+
+
+def is_table(directory: Path) -> bool:
+    """Whether a directory holds a composed mixture; False for every other model.
+
+    Raises:
+        CheckpointError: it holds provenance that cannot be read.
+    """
+    from quiltwork.composite import PROVENANCE, saved_kind
+
+    return (directory / PROVENANCE).is_file() and saved_kind(directory) == "table"
+
+
+def rows_of(table: Table, paths: Sequence[Path], missing: str = "refuse") -> tuple[Array, Response]:
+    """Covariates and responses of some files, by the table's own names, classes and task.
+
+    Raises:
+        FragmentError: a file cannot be read, a column is absent, a value is missing, or there are no rows.
+    """
+    blocks = list(_fragment(table, paths, table.target, missing).blocks())
+    _require_rows(blocks, paths)
+    return np.concatenate([b.x for b in blocks]), np.concatenate([b.y for b in blocks])
+
+
+def covariates_of(table: Table, paths: Sequence[Path], missing: str = "refuse") -> Array:
+    """Covariates of some files, by the table's own names; the files need no target.
+
+    Raises:
+        FragmentError: as `rows_of`.
+    """
+    blocks = list(_fragment(table, paths, (), missing).blocks())
+    _require_rows(blocks, paths)
+    return np.concatenate([b.x for b in blocks])
+
+
+def _fragment(table: Table, paths: Sequence[Path], target: tuple[str, ...], missing: str) -> TableFragment:
+    from quiltwork.party.table import open_table
+
+    return open_table(
+        paths,
+        target=target,
+        features=table.features,
+        task=TASKS[table.family] if target else "regression",  # type: ignore[arg-type]
+        classes=table.classes if target else None,
+        missing=missing,  # type: ignore[arg-type]
+    )
+
+
+def _require_rows(blocks: Sequence[Any], paths: Sequence[Path]) -> None:
+    if not sum(len(block) for block in blocks):
+        raise InvalidOption(
+            f"table '{paths[0]}'", why="it holds no complete row", mend="Give a file with rows that have all columns."
+        )
+
+
+def told(composite: TableComposite, out: Path) -> dict[str, Any]:
+    """Say what was written, who was excluded and why; what quiltwork.json says of it."""
+    from quiltwork.composite import PROVENANCE
+    from quiltwork.models.base import read_json
+
+    solution, parties = composite.solution, len(composite.parties)
+    experts = solution.mixture.n_experts
+    say(
+        f"wrote {out}: {composite.method.name} of {parties} {'party' if parties == 1 else 'parties'}, {experts} experts"
+    )
+    for party, reason in solution.excluded.items():
+        say(f"excluded {party}: {reason}")
+    for note in solution.notes:
+        say(f"note: {note}")
+    return read_json(out / PROVENANCE) | {"path": str(out)}
