@@ -27,6 +27,8 @@ Each error says three things: *what* is wrong (the offending part by name), *why
 
 from __future__ import annotations
 
+from functools import partial
+
 
 class QuiltworkError(Exception):
     """Root of the tree.
@@ -45,6 +47,10 @@ class QuiltworkError(Exception):
         self.what = what
         self.why = why
         self.mend = mend
+
+    def __reduce__(self) -> tuple[partial[QuiltworkError], tuple[str]]:
+        # an error crosses from a worker process to its caller as it is
+        return partial(type(self), why=self.why, mend=self.mend), (self.what,)
 
     def __str__(self) -> str:
         return f"{self.what}: {self.why.rstrip('.')}. {self.mend}"

@@ -112,9 +112,19 @@ def contribute_mixture(
         StorageError: the target exists, or the file system refuses; nothing half-written stays.
     """
     require_absent(target, overwrite)
+    fit, table, events = fit_table(fragment, order)
+    return release(fit, table, target, order, events, overwrite=overwrite)
+
+
+def fit_table(fragment: TableFragment, order: MixtureOrder) -> tuple[Fit, Table, list[Event]]:
+    """A fit to a table, what its rows mean, and the events of releasing it; nothing is written.
+
+    Raises:
+        FragmentError: as `contribute_mixture`.
+        InvalidOption: likewise.
+    """
     rows = fragment.arrays()
-    fit = fit_rows(rows, fragment.family, order.plan)
-    return release(fit, fragment.meaning(rows.classes), target, order, exact_events(order), overwrite=overwrite)
+    return fit_rows(rows, fragment.family, order.plan), fragment.meaning(rows.classes), exact_events(order)
 
 
 def require_absent(target: str | Path, overwrite: bool) -> None:
