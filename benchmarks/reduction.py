@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
         if given.design == "scale":
             from reduction_scale import page, scale
 
-            result |= scale(work, Path(given.json).with_suffix(".png"))
+            result |= scale(work, Path(given.json).with_suffix(".png"), given.seeds)
         else:
             sections = run(given, work)
             result |= {"sections": sections, "targets": targets(given.design, sections), "reference": REFERENCE}

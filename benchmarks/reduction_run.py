@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quiltwork.models.mixture.regressor import MixtureOfExpertsRegressor
 from reduction_designs import Machine, Problem, Rows
 from sklearn.metrics import adjusted_rand_score
 
@@ -98,11 +97,11 @@ def contribute(problem: Problem, machine: Machine, target: Path, seed: int) -> t
 
 def methods(n_experts: int) -> dict[str, Any]:
     """Every composition by the name of its row."""
-    from quiltwork.compose.ambient import AmbientMixture
     from quiltwork.compose.precision_average import PrecisionAverage
     from quiltwork.compose.reduction import Reduction
 
     from quiltwork.compose.aligned_average import AlignedAverage
+    from quiltwork.compose.ambient import AmbientMixture
     from quiltwork.compose.middle import Middle
 
     return {
@@ -137,6 +136,8 @@ def refit(sent: Sent, n_experts: int, rows: int, seed: int) -> Mixture[Any]:
 
 
 def fit_global(rows: Rows, n_experts: int, seed: int) -> Mixture[Any]:
+    from quiltwork.models.mixture.regressor import MixtureOfExpertsRegressor
+
     return MixtureOfExpertsRegressor(n_experts=n_experts, random_state=seed).fit(rows.x, rows.y).mixture_
 
 
