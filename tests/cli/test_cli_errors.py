@@ -15,7 +15,7 @@ import quiltwork
 from quiltwork.cli import app, inspect
 from quiltwork.errors import QuiltworkError
 
-VERBS = ("demo", "contribute", "inspect", "compose", "remove", "evaluate", "report", "generate")
+VERBS = ("demo", "contribute", "inspect", "compose", "add", "remove", "evaluate", "report", "generate", "predict")
 
 
 def test_the_command_as_a_process() -> None:

@@ -125,7 +125,7 @@ def compose(
     if not contributions:
         raise InvalidOption("an empty list", why="there is nothing to compose", mend="Give at least one contribution.")
     ordered = sorted(contributions, key=lambda c: c.party)
-    _check_parties(ordered)
+    check_parties(ordered)
     if isinstance(method, TableMethod):
         if base is not None or public is not None:
             raise InvalidOption(
@@ -148,7 +148,7 @@ def _compose_language(
 ) -> Composite:
     for contribution in ordered:
         check_base(contribution, base)
-        _check_parts(contribution, method)
+        check_parts(contribution, method)
         check_tensors(contribution, base, method.needs())
     if isinstance(public, Contribution):
         check_base(public, base)
@@ -162,7 +162,7 @@ def _compose_tables(ordered: Sequence[Contribution], method: TableMethod) -> Tab
     from quiltwork.compose.tables import agreed_table, local_of
 
     for contribution in ordered:
-        _check_parts(contribution, method)
+        check_parts(contribution, method)
     table = agreed_table(ordered)
     locals_ = tuple(local_of(contribution) for contribution in ordered)
     composite = TableComposite(method, table, locals_, Provenance(None, method.name, _entries(ordered)))
@@ -220,7 +220,12 @@ def slot_weights(parties: Sequence[str], weights: Mapping[str, float]) -> dict[s
     return {"": float(weights.get("base", 1.0))} | {p: float(weights.get(p, 1.0)) for p in parties}
 
 
-def _check_parties(contributions: Sequence[Contribution]) -> None:
+def check_parties(contributions: Sequence[Contribution]) -> None:
+    """Refuse parties that share a name, or have that of the base.
+
+    Raises:
+        DuplicateParty, InvalidOption: one does.
+    """
     if any(contribution.party == "base" for contribution in contributions):
         raise InvalidOption(
             "party 'base'",
@@ -268,7 +273,12 @@ def check_base(contribution: Contribution, base: Base) -> None:
         )
 
 
-def _check_parts(contribution: Contribution, method: Method | TableMethod) -> None:
+def check_parts(contribution: Contribution, method: Method | TableMethod) -> None:
+    """Refuse a contribution that does not hold what the method needs.
+
+    Raises:
+        MissingPart: it does not.
+    """
     for part in sorted(method.needs() - contribution.parts):
         raise MissingPart(
             f"the contribution of party '{contribution.party}'",

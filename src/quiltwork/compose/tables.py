@@ -64,7 +64,7 @@ def agreed_table(contributions: Sequence[Contribution]) -> Table:
     first, *others = contributions
     table = table_of(first)
     for other in others:
-        _require_same(table, table_of(other), first.party, other.party)
+        require_same_table(table, table_of(other), first.party, other.party)
     return table
 
 
@@ -79,8 +79,12 @@ def _manifest(contribution: Contribution) -> MixtureManifest:
     return manifest
 
 
-def _require_same(table: Table, other: Table, one: str, who: str) -> None:
-    """Refuse a table that is another; the first difference is named."""
+def require_same_table(table: Table, other: Table, one: str, who: str) -> None:
+    """Refuse the table of party ``who`` if it is another than that of party ``one``; the first difference is named.
+
+    Raises:
+        TableMismatch: it is.
+    """
     _require_same_features(table.features, other.features, one, who)
     for feature, unit, its in zip(table.features, table.units, other.units, strict=True):
         if unit != its:

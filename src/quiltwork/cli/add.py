@@ -1,0 +1,47 @@
+"""``quiltwork add``: let machines join a composed mixture of experts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quiltwork.cli.inputs import print_json, read_contributions
+from quiltwork.cli.tables import is_table, told
+from quiltwork.errors import InvalidOption
+
+NAME = "add"
+HELP = """Let parties join a composed mixture of experts.
+
+The result is byte for byte what composing all of them at once would have written, with the method and the options that
+the composed model remembers; the contributions that are in it already are not needed. A language model is composed
+again instead."""
+EXAMPLES = """Example:
+
+`quiltwork add composed machine-9 machine-10 --out composed-of-ten`"""
+
+
+def run(
+    composed: Annotated[Path, typer.Argument(help="A composed mixture of experts.")],
+    contributions: Annotated[list[Path], typer.Argument(help="Contribution directories of those who join.")],
+    out: Annotated[Path, typer.Option(help="Directory to write.")],
+    max_bytes: Annotated[int | None, typer.Option(help="Refuse a contribution larger than this.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing directory.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Let parties join a composed mixture of experts."""
+    if not is_table(composed):
+        raise InvalidOption(
+            f"model '{composed}'",
+            why="it is no composed mixture of experts on a table",
+            mend="Name one, or compose all contributions of a language model again.",
+        )
+    from quiltwork.compose.joining import joined
+    from quiltwork.compose.reopen import open_table_composite
+
+    whole = joined(open_table_composite(composed), read_contributions(contributions, max_bytes))
+    whole.save(out, overwrite=overwrite)
+    result = told(whole, out)
+    if json:
+        print_json(result)

@@ -1,0 +1,105 @@
+"""``quiltwork predict``: what a composed mixture of experts says of the rows of a table."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from quiltwork.cli.inputs import numbers, print_json, say
+from quiltwork.cli.tables import covariates_of
+from quiltwork.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from quiltwork.composite import TableComposite
+    from quiltwork.models.mixture.design import Array
+
+NAME = "predict"
+HELP = """Predict the target of each row of a table with a composed mixture of experts.
+
+The file written has the rows in their order, and a column for each prediction: the mean of a number, the likeliest
+class and every class's probability; with --quantiles those too; with --explain the expert that counts most and the
+weights of all."""
+EXAMPLES = """Examples:
+
+`quiltwork predict composed --data new.parquet --out predictions.parquet`
+
+`quiltwork predict composed --data new.csv --out predictions.csv --quantiles 0.05,0.5,0.95 --explain`"""
+_FORMATS = (".csv", ".parquet")
+
+
+def run(
+    model: Annotated[Path, typer.Argument(help="A composed mixture of experts.")],
+    data: Annotated[list[Path], typer.Option(help="CSV, Parquet or NumPy; a file or directory. Repeatable.")],
+    out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet.")],
+    quantiles: Annotated[str | None, typer.Option(help="Levels between 0 and 1, separated by commas.")] = None,
+    explain: Annotated[bool, typer.Option(help="Say which expert answers where.")] = False,
+    missing: Annotated[str, typer.Option(help="Rows with a missing value: refuse or drop.")] = "refuse",
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Predict the target of each row of a table."""
+    if out.suffix not in _FORMATS:
+        raise InvalidOption(
+            f"--out '{out}'", why="its ending names no format", mend=f"End it in {' or '.join(_FORMATS)}."
+        )
+    levels = numbers(quantiles, "--quantiles") if quantiles else []
+    from quiltwork.compose.reopen import open_table_composite
+    from quiltwork.files import write_file
+
+    composite = open_table_composite(model)
+    estimator = composite.model()
+    x = covariates_of(composite.table, data, missing)
+    columns = _predictions(composite, x) | _quantiles(composite, estimator, x, levels)
+    if explain:
+        columns |= _experts(composite, x)
+        say(str(estimator.explain(x)))
+    write_file(out, _written(columns, out.suffix))
+    if json:
+        print_json({"path": str(out), "rows": len(x), "columns": list(columns)})
+    else:
+        say(f"wrote {out}: {len(x):,} rows of {', '.join(list(columns)[:8])}{', ...' if len(columns) > 8 else ''}")
+
+
+def _predictions(composite: TableComposite, x: Array) -> dict[str, Any]:
+    table = composite.table
+    if table.classes is not None:
+        probabilities = composite.mixture.mean(x)
+        best = np.asarray(table.classes)[probabilities.argmax(axis=1)]
+        named = zip(table.classes, probabilities.T, strict=True)
+        return {table.target[0]: best} | {f"{table.target[0]}={name}": column for name, column in named}
+    return dict(zip(table.target, composite.mixture.mean(x).T, strict=True))
+
+
+def _quantiles(composite: TableComposite, estimator: Any, x: Array, levels: list[float]) -> dict[str, Any]:
+    table = composite.table
+    if not levels:
+        return {}
+    if table.classes is not None:
+        raise InvalidOption("--quantiles", why="classes have no order", mend="Leave it out; probabilities are written.")
+    values = np.asarray(estimator.predict_quantiles(x, levels)).reshape(len(x), len(levels), len(table.target))
+    return {
+        f"{name}@{level:g}": values[:, i, j] for j, name in enumerate(table.target) for i, level in enumerate(levels)
+    }
+
+
+def _experts(composite: TableComposite, x: Array) -> dict[str, Any]:
+    gate = np.exp(composite.mixture.log_gate(x))
+    weights = {f"weight of expert {k + 1}": gate[:, k] for k in range(gate.shape[1])}
+    return {"expert": gate.argmax(axis=1) + 1} | weights
+
+
+def _written(columns: dict[str, Any], ending: str) -> bytes:
+    """The columns as a file's content."""
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    table, target = pa.table({name: pa.array(values) for name, values in columns.items()}), io.BytesIO()
+    if ending == ".csv":
+        pa.csv.write_csv(table, target)
+    else:
+        pa.parquet.write_table(table, target)
+    return target.getvalue()
