@@ -22,7 +22,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 ORDER = (
     ("cli",),
     ("evaluate",),
-    ("compose",),
+    ("session", "compose"),
     ("composite",),
     ("party",),
     ("models",),

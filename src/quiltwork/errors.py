@@ -19,6 +19,10 @@ Each error says three things: *what* is wrong (the offending part by name), *why
     ├── FragmentError                a party's own data cannot be used
     ├── ExportError                  the format cannot hold the model
     ├── PrivacyError                 a release that the accountant cannot price or the caller did not allow
+    ├── SessionError                 a composition with live parties cannot go on
+    │   ├── AlteredFrame             a frame was changed, replayed, or is not what was declared
+    │   ├── LostParty                a party died, fell silent or refused
+    │   └── NeedsRetraining          a party cannot be taken out of what was learned jointly
     ├── StorageError                 the file system refused: full, read-only, already there
     ├── Interrupted                  stopped by the user; says how to resume
     ├── BrokenPromise                a computation broke what its theory promises; ours to mend
@@ -114,6 +118,22 @@ class ExportError(QuiltworkError):
 
 class PrivacyError(QuiltworkError):
     """A release that the accountant cannot price, or that the caller did not allow."""
+
+
+class SessionError(QuiltworkError):
+    """A composition with live parties cannot go on."""
+
+
+class AlteredFrame(SessionError):
+    """A frame was changed, replayed, or is not what was declared."""
+
+
+class LostParty(SessionError):
+    """A party died, fell silent or refused."""
+
+
+class NeedsRetraining(SessionError):
+    """A party cannot be taken out of what was learned jointly."""
 
 
 class StorageError(QuiltworkError):
