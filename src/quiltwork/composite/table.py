@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quiltwork.composite.provenance import Provenance
 from quiltwork.composite.solution import Solution, TableMethod
@@ -93,6 +93,12 @@ class TableComposite:
             )
         kept = tuple(local for local in self.locals if local.party != party)
         return TableComposite(self.method, self.table, kept, self.provenance.without(party))
+
+    def to_json(self) -> dict[str, Any]:
+        """What quiltwork.json says: the table, the method and its options, who is in it, who was excluded and why."""
+        from quiltwork.composite.table_files import describe
+
+        return describe(self)
 
     def save(self, target: str | Path, *, overwrite: bool = False) -> Path:
         """Write the composite as a directory; all of it or nothing.

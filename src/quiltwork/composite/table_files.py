@@ -113,12 +113,19 @@ def contents(composite: TableComposite) -> dict[str, bytes]:
     Raises:
         ExportError: an option of the method, or a name, cannot be written as JSON.
     """
-    found = {f"party-{local.party}.safetensors": _tensor_bytes(named(local)) for local in composite.locals}
-    found[MODEL] = _tensor_bytes(_model_arrays(composite.mixture))
-    record = _record(composite, {name: _sha256(data) for name, data in found.items()})
-    found[PROVENANCE] = encode(record.model_dump(mode="json"))
+    found = _tensor_files(composite)
+    found[PROVENANCE] = encode(_record(composite, found).model_dump(mode="json"))
     found["README.md"] = card(composite).encode()
     return found
+
+
+def describe(composite: TableComposite) -> dict[str, Any]:
+    """What quiltwork.json says of a composite, without writing it.
+
+    Raises:
+        ExportError: an option of the method, or a name, cannot be written as JSON.
+    """
+    return _record(composite, _tensor_files(composite)).model_dump(mode="json")
 
 
 def read_table(path: str | Path) -> SavedTable:
@@ -145,8 +152,14 @@ def read_table(path: str | Path) -> SavedTable:
     return SavedTable(record.method, record.options, table, locals_, provenance, solution)
 
 
-def _record(composite: TableComposite, digests: Mapping[str, str]) -> SavedRecord:
+def _tensor_files(composite: TableComposite) -> dict[str, bytes]:
+    found = {f"party-{local.party}.safetensors": _tensor_bytes(named(local)) for local in composite.locals}
+    return found | {MODEL: _tensor_bytes(_model_arrays(composite.mixture))}
+
+
+def _record(composite: TableComposite, tensors: Mapping[str, bytes]) -> SavedRecord:
     solution, table = composite.solution, composite.table
+    digests = {name: _sha256(data) for name, data in tensors.items()}
     try:
         record = SavedRecord(
             method=composite.method.name,
