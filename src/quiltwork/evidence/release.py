@@ -34,7 +34,7 @@ the noise. These are figures of a simulation, not of text; tests/evidence repeat
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -250,24 +250,33 @@ def release_rule(text: str) -> ReleaseRule:
         return ReleaseRule("min-count", (("minimum", int(rest)),))
     if mechanism not in _PARAMETERS:
         raise _no_rule(text, "no rule has that name" if mechanism != "exact" else "exact takes no parameters")
-    rule = ReleaseRule(mechanism, tuple(_parameters(text, mechanism, rest).items()))
+    rule = ReleaseRule(mechanism, tuple(named_numbers(text, rest, _PARAMETERS[mechanism]).items()))
     # an empty release runs every check of the parameters
     rule.release([], 1)
     return rule
 
 
-def _parameters(text: str, mechanism: str, rest: str) -> dict[str, float]:
-    """The parameters in the order of the table, defaults filled in."""
+def named_numbers(text: str, rest: str, known: Mapping[str, float | None]) -> dict[str, float]:
+    """The parameters of a rule, in the order of ``known``, defaults filled in.
+
+    Args:
+        text: the whole rule, for messages.
+        rest: what follows its mechanism: ``name=number,name=number``.
+        known: names and their defaults; None where a number must be given.
+
+    Raises:
+        InvalidOption: a name is unknown, given twice or missing, or a value is no finite number.
+    """
     given: dict[str, float] = {}
     for part in rest.split(",") if rest else []:
         name, _, value = (piece.strip() for piece in part.partition("="))
-        if name not in _PARAMETERS[mechanism] or name in given:
-            raise _no_rule(text, f"{mechanism} has no parameter {name!r}, or it is given twice")
+        if name not in known or name in given:
+            raise _no_rule(text, f"there is no parameter {name!r}, or it is given twice")
         given[name] = _number(text, name, value)
-    filled = {name: given.get(name, default) for name, default in _PARAMETERS[mechanism].items()}
+    filled = {name: given.get(name, default) for name, default in known.items()}
     missing = [name for name, value in filled.items() if value is None]
     if missing:
-        raise _no_rule(text, f"{mechanism} needs {' and '.join(missing)}")
+        raise _no_rule(text, f"it needs {' and '.join(missing)}")
     return {name: value for name, value in filled.items() if value is not None}
 
 
