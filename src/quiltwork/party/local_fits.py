@@ -89,10 +89,9 @@ def fit_all(
                     if isinstance(result, QuiltworkError):
                         refused[party] = result
                     else:
-                        mine = replace(order, party=party)
-                        written[party] = release(
-                            *result[:2], Path(target) / party, mine, result[2], overwrite=overwrite
-                        )
+                        fit, table, events = result
+                        mine, place = replace(order, party=party), Path(target) / party
+                        written[party] = release(fit, table, place, mine, events, overwrite=overwrite)
                     shown.advance(party)
         except KeyboardInterrupt:
             raise Interrupted(

@@ -150,7 +150,8 @@ def _guarded(batches: Iterator[Any], place: str) -> Iterator[Any]:
     except OSError as error:
         why = unreadable(error)
     except arrow.ArrowException as error:
-        why = f"it is damaged, empty or of another format ({type(error).__name__})"
+        known = "its text is not UTF-8" if "UTF8" in str(error) else "it is damaged, empty or of another format"
+        why = f"{known} ({type(error).__name__})"
     if why:
         refuse(f"{place} from row {row}", why, "Check that the file is whole and what its name says.")
 

@@ -286,7 +286,7 @@ def table_from_arrays(
     matrix, response = np.asanyarray(x), np.asanyarray(y)
     names = (target,) if isinstance(target, str) else tuple(target)
     parts = [side_by_side("covariates", {"x": matrix}, features).parts[0]]
-    parts.append((names, response[:, 0] if response.ndim == 2 and len(names) == 1 else response))
+    parts.append((names, response[:, 0] if response.ndim == 2 and response.shape[1] == 1 else response))
     if weights is not None:
         parts.append((("weight",), np.asarray(weights, dtype=np.float64)))
     _require_shapes(parts)
