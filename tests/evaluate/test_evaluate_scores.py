@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from quiltwork.errors import InvalidOption, StorageError
+from quiltwork.evaluate.merging import merge
 from quiltwork.evaluate.metrics import METRICS
 from quiltwork.evaluate.scores import (
     MAX_FILE_BYTES,
@@ -22,7 +23,6 @@ from quiltwork.evaluate.scores import (
     Token,
     from_json,
     load_scores,
-    merge,
     save_scores,
 )
 

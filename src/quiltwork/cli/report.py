@@ -27,8 +27,8 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print the paths written as JSON.")] = False,
 ) -> None:
     """Draw scores as one self-contained HTML page."""
-    from quiltwork.evaluate.report import write_report
     from quiltwork.evaluate.merging import merge
+    from quiltwork.evaluate.report import write_report
     from quiltwork.evaluate.scores import load_scores
 
     if len(scores) > 1 and any(path.resolve() == out.with_suffix(".json").resolve() for path in scores):

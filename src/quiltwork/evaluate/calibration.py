@@ -1,0 +1,107 @@
+"""Whether predicted distributions mean what they say: the probability integral transform, coverage, reliability.
+
+For a continuous response u_i = F(y_i | x_i) is uniform if the prediction is the truth (Dawid 1984). A count has no such
+u, but an interval (F(y_i - 1), F(y_i)] over which it is spread evenly (Czado, Gneiting and Held 2009, non-randomised).
+Both are the same arithmetic: row i gives the part of its interval that lies in (a, b] to that bin, and the central
+interval of level c covers it by the part that lies in (1/2 - c/2, 1/2 + c/2]. So every figure here is a mean over rows,
+and parts scored apart can be averaged.
+
+Classes have no order and no u. There the probability of the likeliest class is held against how often it is right.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaincc, ndtr
+
+from quiltwork.models.mixture.design import Array, blocks
+from quiltwork.models.mixture.experts import Experts, Response
+from quiltwork.models.mixture.experts.gaussian import GaussianExperts
+from quiltwork.models.mixture.experts.poisson import PoissonExperts
+from quiltwork.models.mixture.mixture import Mixture
+
+LEVELS = (50, 80, 90, 95)
+"""Central predictive intervals that are checked, in per cent."""
+
+BINS = 10
+"""Bins of the histogram of u, and of the reliability of classes."""
+
+
+def pit(mixture: Mixture[Experts], x: Array, y: Response) -> tuple[Array, Array]:
+    """The ends of each response's interval of u, output by output.
+
+    Args:
+        mixture: Gaussian experts or Poisson ones.
+        x: float64 ``[n, d]``.
+        y: float64 ``[n, q]``.
+
+    Returns:
+        Lower and upper ends, float64 ``[n, q]``; equal for continuous responses.
+
+    Raises:
+        TypeError: the experts are multinomial.
+    """
+    low, high = np.empty(y.shape), np.empty(y.shape)
+    for rows in blocks(len(x)):
+        low[rows], high[rows] = _pit_block(mixture, x[rows], y[rows])
+    return low, high
+
+
+def _pit_block(mixture: Mixture[Experts], x: Array, y: Response) -> tuple[Array, Array]:
+    weight, mean, at = np.exp(mixture.log_gate(x)), mixture.experts.mean(x), y[:, None, :]
+    match mixture.experts:
+        case GaussianExperts(variances=variances):
+            below = above = ndtr((at - mean) / np.sqrt(variances))
+        case PoissonExperts():
+            # P(Y <= y) = Q(y + 1, rate); nothing lies below a count of zero
+            above = gammaincc(at + 1, mean)
+            below = np.where(at > 0, gammaincc(np.maximum(at, 1.0), mean), 0.0)
+        case other:
+            raise TypeError(f"{other.family} experts have no distribution function")
+    return np.einsum("nk,nkq->nq", weight, below), np.einsum("nk,nkq->nq", weight, above)
+
+
+def share_between(low: Array, high: Array, start: float, end: float) -> Array:
+    """The part of each interval ``[low, high]`` that lies between ``start`` and ``end``; a point lies in or out.
+
+    >>> share_between(np.array([0.2, 0.0]), np.array([0.2, 0.4]), 0.1, 0.3)
+    array([1. , 0.5])
+    """
+    width = high - low
+    inside = np.minimum(high, end) - np.maximum(low, start)
+    point = ((low > start) | (start <= 0)) & (low <= end)
+    return np.where(width > 0, np.clip(inside, 0, None) / np.where(width > 0, width, 1.0), point)
+
+
+def coverage(low: Array, high: Array) -> dict[str, float]:
+    """How often central intervals hold the response, by ``coverage_LEVEL``; rightly LEVEL per cent."""
+    return {f"coverage_{c}": float(share_between(low, high, 0.5 - c / 200, 0.5 + c / 200).mean()) for c in LEVELS}
+
+
+def histogram(low: Array, high: Array) -> dict[str, float]:
+    """The share of u in each of ten bins, by ``pit_BIN``; rightly one tenth each."""
+    edges = np.linspace(0, 1, BINS + 1)
+    return {f"pit_{j}": float(share_between(low, high, edges[j], edges[j + 1]).mean()) for j in range(BINS)}
+
+
+def reliability(probabilities: Array, codes: NDArray[np.int64]) -> dict[str, float]:
+    """For the likeliest class, by bin of its probability: how many rows, how sure, how often right.
+
+    Args:
+        probabilities: float64 ``[n, C]``.
+        codes: int64 ``[n]``, the classes.
+
+    Returns:
+        ``bin_BIN_share``, ``bin_BIN_confidence``, ``bin_BIN_hits``, each a mean over all rows: within a bin the
+        confidence is right if it equals the hits.
+    """
+    best, top = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    place = np.minimum((top * BINS).astype(int), BINS - 1)
+    found: dict[str, float] = {}
+    for j in range(BINS):
+        inside = place == j
+        found[f"bin_{j}_share"] = float(inside.mean())
+        found[f"bin_{j}_confidence"] = float((top * inside).mean())
+        found[f"bin_{j}_hits"] = float(((best == codes) & inside).mean())
+    return found
