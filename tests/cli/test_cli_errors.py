@@ -31,7 +31,18 @@ def test_the_command_as_a_process() -> None:
 
 
 def test_help_needs_none_of_the_heavy_libraries() -> None:
-    heavy = ("torch", "transformers", "accelerate", "pyarrow", "matplotlib", "dp_accounting", "jinja2")
+    heavy = (
+        "numpy",
+        "scipy",
+        "sklearn",
+        "torch",
+        "transformers",
+        "accelerate",
+        "pyarrow",
+        "matplotlib",
+        "dp_accounting",
+        "jinja2",
+    )
     code = (
         "import sys\nfrom quiltwork.cli.app import main\nsys.argv = ['quiltwork', 'compose', '--help']\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"

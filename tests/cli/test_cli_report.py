@@ -63,7 +63,7 @@ def test_the_note_says_where_the_report_is(score_files: Mapping[str, Path], tmp_
         ("{}", "not a score file"),
         ('{"format": "quiltwork-scores", "seconds": NaN}', "NaN"),
         ('{"format": "quiltwork-scores", "surprise": 1}', "surprise"),
-        ('{"format": "quiltwork-scores", "version": 2}', "version"),
+        ('{"format": "quiltwork-scores", "version": 3}', "version"),
     ],
 )
 def test_what_is_no_score_file_is_refused(content: str, why: str, tmp_path: Path) -> None:

@@ -1,91 +1,84 @@
-"""``quiltwork evaluate``: the score matrix of models on held-out text."""
+"""``quiltwork evaluate``: the score matrix of models on held-out data."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quiltwork.cli.inputs import check_device, documents_of, named_paths, printable_name, read_contributions, say
+from quiltwork.cli.evaluate_tables import score_tables
+from quiltwork.cli.evaluate_text import Sizes, score_text
+from quiltwork.cli.inputs import HeldOutPaths, printable_name, say
+from quiltwork.cli.tables import is_table
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
-    from quiltwork.composite import Composite
     from quiltwork.evaluate.scores import Scores
-    from quiltwork.models.base import Base
 
 NAME = "evaluate"
-HELP = """Score composed models on held-out text, in bits per byte: lower is better.
+HELP = """Score composed models on held-out data: lower is better.
 
-Rows: the public base, each composed model, each party alone (with --contribution), each model without each party (with
---leave-one-out). An owner who may not share held-out text runs this at home, on its own text only, and hands over the
-numbers: `quiltwork report` merges them."""
+Language models are scored on text, in bits per byte, and need --base. Mixtures of experts are scored on rows of tables,
+in nats per row (negative log-likelihood). Rows: the public base, each composed model, each party alone (for language
+models with --contribution), each model without each party (with --leave-one-out). An owner who may not share held-out
+data runs this at home, on its own only, and hands over the numbers: `quiltwork report` merges them."""
 EXAMPLES = """Examples:
 
 `quiltwork evaluate composed native --base BASE --party acme=acme-test.txt --public wiki=wiki.txt --out scores.json`
 
-`quiltwork evaluate native --base BASE --party acme=test/ --contribution acme --contribution globex --json`"""
+`quiltwork evaluate native --base BASE --party acme=test/ --contribution acme --contribution globex --json`
+
+`quiltwork evaluate composed --party a=a-test.parquet --party b=b-test.csv --leave-one-out reduction --json`"""
+_TEXT, _TABLES = "Language models", "Mixtures of tables"
 
 
 def run(
-    models: Annotated[list[Path], typer.Argument(help="Composed checkpoints, or NAME=DIRECTORY.")],
-    base: Annotated[Path, typer.Option(help="Directory of the public base checkpoint.")],
-    party: Annotated[list[str] | None, typer.Option(help="PARTY=held-out text. Repeatable.")] = None,
-    public: Annotated[list[str] | None, typer.Option(help="DOMAIN=held-out public text. Repeatable.")] = None,
+    models: Annotated[list[Path], typer.Argument(help="Composed models, or NAME=DIRECTORY.")],
+    party: Annotated[list[str] | None, typer.Option(help="PARTY=held-out data. Repeatable.")] = None,
+    public: Annotated[list[str] | None, typer.Option(help="DOMAIN=held-out public data. Repeatable.")] = None,
     contribution: Annotated[
         list[Path] | None, typer.Option(help="Contributions, for the rows of each party alone. Repeatable.")
     ] = None,
     leave_one_out: Annotated[
         list[str] | None, typer.Option(help="Also score this model without each party. Repeatable.")
     ] = None,
-    max_length: Annotated[int, typer.Option(help="Tokens a window.")] = 192,
-    max_bytes: Annotated[int | None, typer.Option(help="Score at most so much text a domain.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Windows at a time.")] = 16,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps, ...")] = "cpu",
+    base: Annotated[
+        Path | None, typer.Option(help="Directory of the public base checkpoint.", rich_help_panel=_TEXT)
+    ] = None,
+    max_length: Annotated[int, typer.Option(help="Tokens a window.", rich_help_panel=_TEXT)] = 192,
+    max_bytes: Annotated[
+        int | None, typer.Option(help="Score at most so much text a domain.", rich_help_panel=_TEXT)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Windows at a time.", rich_help_panel=_TEXT)] = 16,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps, ...", rich_help_panel=_TEXT)] = "cpu",
     samples: Annotated[
         bool,
-        typer.Option(help="Keep the first tokens of a document a domain, and who answered each: text, not numbers."),
+        typer.Option(
+            help="Keep the first tokens of a document a domain, and who answered each: text, not numbers.",
+            rich_help_panel=_TEXT,
+        ),
     ] = False,
+    missing: Annotated[
+        str, typer.Option(help="Rows with a missing value: refuse or drop.", rich_help_panel=_TABLES)
+    ] = "refuse",
     out: Annotated[Path | None, typer.Option(help="Score file to write.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
-    """Score composed models on held-out text."""
+    """Score composed models on held-out data."""
     if not party and not public:
-        raise typer.BadParameter("give held-out text with --party NAME=PATH or --public NAME=PATH")
-    from quiltwork.evaluate.matrix import Candidates, HeldOut, score_matrix
+        raise typer.BadParameter("give held-out data with --party NAME=PATH or --public NAME=PATH")
     from quiltwork.evaluate.scores import save_scores
-    from quiltwork.models.base import open_base, separator_id
 
-    opened = open_base(base)
-    tokenizer = opened.load_tokenizer()
-    parties, publics = named_paths(party or [], "--party"), named_paths(public or [], "--public")
-    for name in parties.keys() & publics.keys():
-        raise InvalidOption(
-            f"domain '{name}'", why="it is given as a party's and as public", mend="Rename one of them."
-        )
-    domains = {name: documents_of(paths, max_bytes) for name, paths in (parties | publics).items()}
-    methods, others = _models(models, opened)
-    alone = _alone(contribution or [], opened, tuple(parties))
-    for name in publics.keys() & {p for composite in methods.values() for p in composite.parties}:
-        raise InvalidOption(f"domain '{name}'", why="a party of the model has that name", mend="Rename the domain.")
-    scores = score_matrix(
-        Candidates(
-            base=opened.load_model,
-            methods=methods,
-            alone=alone,
-            leave_one_out=_known(leave_one_out or [], methods),
-            others=others,
-        ),
-        tokenizer,
-        HeldOut(domains, tuple(parties), max_length, batch_size),
-        prefix=separator_id(tokenizer),
-        sample_methods=tuple(methods) if samples else (),
-        device=check_device(device),
-        on_row=lambda row: say(f"scoring {row}"),
-    ).model_copy(update={"base": opened.digest})
+    data = HeldOutPaths.of(party or [], public or [])
+    named = _named_models(models)
+    if _all_tables(named, base):
+        scores = score_tables(named, data, contribution or [], leave_one_out or [], missing)
+    else:
+        sizes = Sizes(max_length, max_bytes, batch_size, device, samples)
+        scores = score_text(named, base, data, contribution or [], leave_one_out or [], sizes)
     if out is not None:
         save_scores(scores, out)
         say(f"wrote {out}")
@@ -95,64 +88,45 @@ def run(
         print_scores(scores)
 
 
-def _models(paths: list[Path], base: Base) -> tuple[dict[str, Composite], dict[str, Callable[[], Any]]]:
-    """Composites that come apart, by name; and dense ones, as loaders."""
-    from quiltwork.composite import PROVENANCE, open_composite
-    from quiltwork.errors import ExportError
-    from quiltwork.models.base import open_base, read_json
+def _named_models(arguments: Sequence[Path]) -> dict[str, Path]:
+    """Directories by the names of their rows: as stated, else the method's, else the directory's.
 
-    methods: dict[str, Composite] = {}
-    others: dict[str, Callable[[], Any]] = {}
-    for argument in paths:
+    Raises:
+        InvalidOption: two have one name, or one has the base's.
+    """
+    from quiltwork.composite import PROVENANCE
+    from quiltwork.models.base import read_json
+
+    found: dict[str, Path] = {}
+    for argument in arguments:
         name, _, rest = ("", "", str(argument)) if argument.exists() else str(argument).rpartition("=")
         path = Path(rest)
         known = read_json(path / PROVENANCE).get("method") if (path / PROVENANCE).is_file() else None
         name = printable_name(name or str(known or path.name))
-        if name in methods or name in others or name == "base":
+        if name in found or name == "base":
             raise InvalidOption(
                 f"model '{name}'", why="two rows would have that name", mend="Name them: NAME=DIRECTORY."
             )
-        try:
-            if known is None:
-                raise ExportError(str(path), why="it is no composite", mend="")
-            methods[name] = _of_base(open_composite(path), path, base)
-        except ExportError:
-            dense = open_base(path)
-            if dense.tokenizer_digest != base.tokenizer_digest:
-                raise InvalidOption(
-                    f"model '{path}'", why="its tokenizer is not the base's", mend="Evaluate it against its own base."
-                ) from None
-            others[name] = dense.load_model
-    return methods, others
+        found[name] = path
+    return found
 
 
-def _of_base(composite: Composite, path: Path, base: Base) -> Composite:
-    if composite.provenance.base != base.digest:
+def _all_tables(models: Mapping[str, Path], base: Path | None) -> bool:
+    """Whether all models are mixtures on tables.
+
+    Raises:
+        InvalidOption: some are and some are not, or a base is given for them.
+    """
+    of_tables = [name for name, path in models.items() if is_table(path)]
+    if of_tables and len(of_tables) < len(models):
         raise InvalidOption(
-            f"model '{path}'",
-            why=f"it was composed on base {composite.provenance.base[:19]}…, and this one is {base.digest[:19]}…",
-            mend="Evaluate it against its own base.",
+            f"model '{of_tables[0]}'",
+            why="it is a mixture on a table, and another one is a language model",
+            mend="Evaluate them apart.",
         )
-    return composite
-
-
-def _alone(paths: list[Path], base: Base, parties: tuple[str, ...]) -> dict[str, Composite]:
-    from quiltwork.compose.alone import Alone
-    from quiltwork.compose.method import compose
-
-    contributions = [c for c in read_contributions(paths) if c.kind == "expert" and c.party in parties]
-    return {c.party: compose([c], Alone("full" if "full" in c.parts else "ffn"), base) for c in contributions}
-
-
-def _known(names: list[str], methods: dict[str, Composite]) -> list[str]:
-    for name in names:
-        if name not in methods:
-            raise InvalidOption(
-                f"--leave-one-out {name}",
-                why="no composite of that name from which a party can be taken is evaluated",
-                mend=f"Choose among: {', '.join(methods) or 'none'}.",
-            )
-    return names
+    if of_tables and base is not None:
+        raise InvalidOption("--base", why="mixtures on tables have no base", mend="Leave it out.")
+    return bool(of_tables)
 
 
 def print_scores(scores: Scores) -> None:

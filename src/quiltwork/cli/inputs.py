@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,28 @@ def named_paths(arguments: Sequence[str], what: str) -> dict[str, list[Path]]:
         name, value = named(argument, what)
         table.setdefault(name, []).append(Path(value))
     return table
+
+
+@dataclass(frozen=True)
+class HeldOutPaths:
+    """Where held-out data lie: of parties and public ones, by name."""
+
+    parties: Mapping[str, list[Path]]
+    public: Mapping[str, list[Path]]
+
+    @classmethod
+    def of(cls, party: Sequence[str], public: Sequence[str]) -> HeldOutPaths:
+        """From ``NAME=PATH`` arguments.
+
+        Raises:
+            InvalidOption: one is not of that form, or a name is a party's and public.
+        """
+        found = cls(named_paths(party, "--party"), named_paths(public, "--public"))
+        for name in found.parties.keys() & found.public.keys():
+            raise InvalidOption(
+                f"domain '{name}'", why="it is given as a party's and as public", mend="Rename one of them."
+            )
+        return found
 
 
 def weights(arguments: Sequence[str]) -> dict[str, float]:

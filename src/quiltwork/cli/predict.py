@@ -6,7 +6,6 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from quiltwork.cli.inputs import numbers, print_json, say
@@ -64,6 +63,8 @@ def run(
 
 
 def _predictions(composite: TableComposite, x: Array) -> dict[str, Any]:
+    import numpy as np
+
     table = composite.table
     if table.classes is not None:
         probabilities = composite.mixture.mean(x)
@@ -79,13 +80,15 @@ def _quantiles(composite: TableComposite, estimator: Any, x: Array, levels: list
         return {}
     if table.classes is not None:
         raise InvalidOption("--quantiles", why="classes have no order", mend="Leave it out; probabilities are written.")
-    values = np.asarray(estimator.predict_quantiles(x, levels)).reshape(len(x), len(levels), len(table.target))
+    values = estimator.predict_quantiles(x, levels).reshape(len(x), len(levels), len(table.target))
     return {
         f"{name}@{level:g}": values[:, i, j] for j, name in enumerate(table.target) for i, level in enumerate(levels)
     }
 
 
 def _experts(composite: TableComposite, x: Array) -> dict[str, Any]:
+    import numpy as np
+
     gate = np.exp(composite.mixture.log_gate(x))
     weights = {f"weight of expert {k + 1}": gate[:, k] for k in range(gate.shape[1])}
     return {"expert": gate.argmax(axis=1) + 1} | weights

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from quiltwork.cli.inputs import say
 from quiltwork.errors import InvalidOption
 
@@ -38,6 +36,8 @@ def rows_of(table: Table, paths: Sequence[Path], missing: str = "refuse") -> tup
     Raises:
         FragmentError: a file cannot be read, a column is absent, a value is missing, or there are no rows.
     """
+    import numpy as np
+
     blocks = list(_fragment(table, paths, table.target, missing).blocks())
     _require_rows(blocks, paths)
     return np.concatenate([b.x for b in blocks]), np.concatenate([b.y for b in blocks])
@@ -49,6 +49,8 @@ def covariates_of(table: Table, paths: Sequence[Path], missing: str = "refuse") 
     Raises:
         FragmentError: as `rows_of`.
     """
+    import numpy as np
+
     blocks = list(_fragment(table, paths, (), missing).blocks())
     _require_rows(blocks, paths)
     return np.concatenate([b.x for b in blocks])
