@@ -5,7 +5,7 @@ For a permutation s the log-sum inequality bounds the divergence of the two dens
     KL(f || g) <= sum_k pi_k(x) [ log(pi_k(x) / pi'_s(k)(x)) + KL(phi_k || phi'_s(k)) ],
 
 a sum over matched pairs. ``match`` minimises the mean over x of this bound and of its reverse: one assignment problem
-(Hungarian method), which cares about an expert where its gate is open, and tells two equal experts apart by their gates.
+(Hungarian method), which cares about an expert where its gate is open and tells equal experts apart by their gates.
 
 >>> from quiltwork.models.mixture.experts.gaussian import GaussianExperts
 >>> from quiltwork.models.mixture.gates import SoftmaxGate

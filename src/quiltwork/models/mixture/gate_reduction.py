@@ -32,10 +32,10 @@ def projected_gate(pool: Pool, plan: Plan, ridge: float = 0.0) -> SoftmaxGate:
 
 def mean_logit_gate(pool: Pool, orders: list[NDArray[np.intp]]) -> SoftmaxGate:
     """The mean of the machines' logits, each machine's experts in the order of the reduced ones."""
-    total = 0.0
+    total = np.zeros_like(softmax_gate(pool.machines[0].mixture).coefficients)
     for machine, order in zip(pool.machines, orders, strict=True):
-        total = total + machine.share * softmax_gate(machine.mixture).select([int(k) for k in order]).coefficients
-    return SoftmaxGate(np.asarray(total))
+        total += machine.share * softmax_gate(machine.mixture).select([int(k) for k in order]).coefficients
+    return SoftmaxGate(total)
 
 
 def pairings(pool: Pool, experts: Experts) -> list[NDArray[np.intp]] | None:

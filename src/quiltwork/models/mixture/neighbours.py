@@ -5,8 +5,8 @@ The gap between machines m and n at x is the mean of the two bounds of ``transpo
     g_mn(x) = 1/2 [ B(f_m, f_n; x) + B(f_n, f_m; x) ],
 
 in nats a row, gates included. Averaged over a support it is weighted by lambda_m(x) lambda_n(x), the product of the
-posteriors of both machines at x: a machine is no judge of places where it saw nothing. A pair whose weights have a small
-cosine, or live on a handful of rows, is not judged at all.
+posteriors of both machines at x: a machine is no judge of places where it saw nothing. A pair whose weights have a
+small cosine, or live on a handful of rows, is not judged at all.
 """
 
 from __future__ import annotations

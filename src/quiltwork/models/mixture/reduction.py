@@ -155,7 +155,8 @@ def pooled_by_precision(pool: Pool, experts: Experts, grams: Sequence[Array]) ->
     owners = np.concatenate(_correspondence(pool, experts))
     local = joined([machine.mixture.experts for machine in pool.machines])
     gram = pool.units.grams(np.concatenate(grams))
-    assert isinstance(local, GaussianExperts) and isinstance(experts, GaussianExperts)
+    assert isinstance(local, GaussianExperts)
+    assert isinstance(experts, GaussianExperts)
     coefficients, variances = experts.coefficients.copy(), experts.variances.copy()
     for k in np.unique(owners):
         mine = owners == k

@@ -1,0 +1,260 @@
+"""Reduction: the machines' pooled mixture of experts, reduced to one of K experts by optimal transport.
+
+    f(y | x) = sum_m lambda_m(x) f_m(y | x)   ->   argmin_h  E_x  sum_l pi_l(x) min_k KL(phi_l(. | x) || h_k(. | x))
+
+(Chamroukhi and Pham, arXiv 2312.09877; how it is solved: `quiltwork.models.mixture.reduction`.) Each owner fits a
+mixture and sends its parameters with a summary of its covariates; here the expectation over x is taken over rows drawn
+from the summaries, so that no row of data is needed, nor any response.
+
+Unlike an average over aligned experts, machines may have different numbers of experts, and an expert may resemble one
+reduced expert here and another there. Bad fits are left out first (`quiltwork.compose.screening`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from quiltwork.compose.screening import screen
+from quiltwork.compose.support import draw_support, require_support, rows_of, summary_of
+from quiltwork.compose.tables import Local, Solution, Table
+from quiltwork.errors import InvalidOption, MissingPart
+from quiltwork.models.mixture.design import Array
+from quiltwork.models.mixture.experts import Experts
+from quiltwork.models.mixture.gates import ConstantWeights, MachineWeights
+from quiltwork.models.mixture.machine_weights import EvidenceWeights
+from quiltwork.models.mixture.mixture import Mixture
+from quiltwork.models.mixture.pool import Pool, at_home, everywhere
+from quiltwork.models.mixture.reduction import (
+    GateName,
+    Reduced,
+    Steps,
+    pooled_by_precision,
+    reduced_experts,
+    with_gate,
+)
+
+SCREENING_ROWS = 400
+"""Support rows on which fits are screened."""
+
+FEWEST_ROWS = 20
+"""Fewest support rows of a machine."""
+
+Rows = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """One mixture of K experts from the machines' local fits.
+
+    Attributes:
+        n_experts: K; None for the one of 1..max K_m with the shortest description, see `description_length`.
+        support: how many covariates to draw from the machines' summaries, or public rows of covariates to use instead.
+        gate: ``"logit"`` averages the machines' aligned logits where their experts pair off with the reduced ones, and
+            is ``"projection"`` elsewhere: the gate nearest to the masses that the plan brings to each expert.
+        weights: of machines at x, ``"rows"`` for N_m / N everywhere, ``"evidence"`` for the posterior given x, under
+            which no machine speaks where it has no data.
+        experts: ``"transport"`` for the experts nearest to the pooled ones, ``"precision"`` to pool Gaussian experts
+            by the Gram matrices that machines declare, once the transport has said which is which.
+        robust: leave bad fits out.
+        starts: how many starts are tried.
+        max_iterations: steps at most.
+        tolerance: stop when a step gains no more, nats a row.
+        seed: of the drawn covariates.
+    """
+
+    n_experts: int | None = None
+    support: int | Rows = 5000
+    gate: GateName = "logit"
+    weights: Literal["rows", "evidence"] = "rows"
+    experts: Literal["transport", "precision"] = "transport"
+    robust: bool = True
+    starts: int = 4
+    max_iterations: int = 200
+    tolerance: float = 1e-9
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_support("Reduction", self.support if isinstance(self.support, int) else len(self.support), self.seed)
+        _require_one_of("gate", self.gate, "logit", "projection")
+        _require_one_of("weights", self.weights, "rows", "evidence")
+        _require_one_of("experts", self.experts, "transport", "precision")
+        for name, value in (("n_experts", self.n_experts), ("starts", self.starts), ("steps", self.max_iterations)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise InvalidOption(f"{name}={value!r}", why="it is a whole number from 1 on", mend="Choose one.")
+        if not 0 <= self.tolerance < np.inf:
+            raise InvalidOption(f"tolerance={self.tolerance}", why="it is a gain in nats", mend="Choose 0 or more.")
+
+    @property
+    def name(self) -> str:
+        """``reduction``."""
+        return "reduction"
+
+    def needs(self) -> frozenset[str]:
+        """A mixture of each party; covariate summaries and precision statistics where an option uses them."""
+        summaries = isinstance(self.support, int) or self.weights == "evidence"
+        found = {"mixture", *(["covariates"] if summaries else []), *(["precision"] if self._pools else [])}
+        return frozenset(found)
+
+    def solve(self, table: Table, locals: Sequence[Local]) -> Solution:
+        """The reduced mixture, who was left out and why, the objective after each step.
+
+        Raises:
+            InvalidOption: K is larger than the number of pooled experts, public rows do not fit the table, or experts
+                are to be pooled by precision that are not Gaussian.
+            MissingPart: a machine did not declare what ``needs`` says.
+        """
+        excluded, kept, pool = self._prepared(table, locals)
+        notes: list[str] = []
+        if self.n_experts is not None:
+            reduced = self._reduced(pool, kept, self.n_experts)
+        else:
+            path = {k: self._reduced(pool, kept, k) for k in range(1, most_experts(kept) + 1)}
+            reduced, note = _shortest(path, float(rows_of(kept).sum()))
+            notes.append(note)
+        return Solution(reduced.mixture, excluded, reduced.path, (*notes, *self._remarks(reduced)))
+
+    def path(self, table: Table, locals: Sequence[Local], most: int | None = None) -> dict[int, Mixture[Experts]]:
+        """The reduction to each K from 1 to ``most``, max K_m if None: candidates for `choose_n_experts`."""
+        _, kept, pool = self._prepared(table, locals)
+        return {k: self._reduced(pool, kept, k).mixture for k in range(1, (most or most_experts(kept)) + 1)}
+
+    @property
+    def _pools(self) -> bool:
+        return self.experts == "precision"
+
+    def _prepared(self, table: Table, locals_: Sequence[Local]) -> tuple[Mapping[str, str], Sequence[Local], Pool]:
+        """Who is left out, who is not, and the pool of these."""
+        if self._pools and table.family != "gaussian":
+            raise InvalidOption(
+                f"experts='precision' for {table.family} experts",
+                why="Gram matrices determine linear experts alone",
+                mend="Use experts='transport'.",
+            )
+        excluded = self._screened(locals_) if self.robust else {}
+        kept = [local for local in locals_ if local.party not in excluded]
+        return excluded, kept, self._pool(kept)
+
+    def _screened(self, locals_: Sequence[Local]) -> Mapping[str, str]:
+        x = self._rows(locals_)
+        posterior = None
+        if all(local.covariates is not None for local in locals_):
+            posterior = EvidenceWeights(tuple(summary_of(local) for local in locals_), np.ones(len(locals_)))
+        return screen(locals_, x[:: -(-len(x) // SCREENING_ROWS)], posterior)
+
+    def _pool(self, locals_: Sequence[Local]) -> Pool:
+        mixtures, rows = [local.mixture for local in locals_], rows_of(locals_)
+        if isinstance(self.support, int) and self.weights == "evidence":
+            return at_home(mixtures, rows, self._draws(locals_, self.support))
+        weights: MachineWeights = ConstantWeights(rows)
+        if self.weights == "evidence":
+            weights = EvidenceWeights(tuple(summary_of(local) for local in locals_), rows)
+        return everywhere(mixtures, weights, self._rows(locals_))
+
+    def _rows(self, locals_: Sequence[Local]) -> Array:
+        """The support, machine after machine if it is drawn."""
+        if isinstance(self.support, int):
+            return np.concatenate(self._draws(locals_, self.support))
+        public, wanted = np.array(self.support, dtype=np.float64), locals_[0].mixture.n_features
+        if public.ndim == 2 and public.shape[1] == wanted and np.isfinite(public).all():
+            return public
+        raise InvalidOption(
+            f"public support of shape {public.shape}",
+            why=f"it is no table of finite numbers with {wanted} columns",
+            mend="Give one row of covariates each, in the table's features and units.",
+        )
+
+    def _draws(self, locals_: Sequence[Local], rows: int) -> list[Array]:
+        """Each machine's rows, from a stream of its own, in proportion to its share."""
+        counts = np.maximum(np.rint(rows * rows_of(locals_) / rows_of(locals_).sum()).astype(int), FEWEST_ROWS)
+        pairs = zip(locals_, counts, strict=True)
+        return [draw_support([local], int(count), self.seed) for local, count in pairs]
+
+    def _reduced(self, pool: Pool, locals_: Sequence[Local], k: int) -> Reduced:
+        found = reduced_experts(pool, k, Steps(self.starts, self.max_iterations, self.tolerance))
+        if not self._pools:
+            return with_gate(pool, found, found.experts, self.gate)
+        grams = [_grams(local) for local in locals_]
+        return with_gate(pool, found, pooled_by_precision(pool, found.experts, grams), self.gate)
+
+    def _remarks(self, reduced: Reduced) -> list[str]:
+        wanted, got = self.n_experts, reduced.mixture.n_experts
+        found = []
+        if wanted is not None and got < wanted:
+            found.append(f"{got} experts and not {wanted}: the others received no weight.")
+        if reduced.gate != self.gate:
+            found.append("The gate is projected: not every machine's experts pair off with the reduced ones.")
+        if not reduced.settled:
+            found.append(f"The objective still moved after {self.max_iterations} steps.")
+        return found
+
+
+def most_experts(locals_: Sequence[Local]) -> int:
+    """The largest K_m."""
+    return max(local.mixture.n_experts for local in locals_)
+
+
+def description_length(reduced: Reduced, rows: float) -> float:
+    """rows x objective + log(rows) / 2 x free parameters: what a reduction loses, and what it costs to write down.
+
+    N times the objective bounds the expected log-likelihood that N rows lose under the reduced mixture instead of the
+    pooled one, so this is the Bayesian information criterion with the pooled mixture in place of the data.
+    """
+    return rows * reduced.path[-1] + 0.5 * math.log(rows) * free_parameters(reduced.mixture)
+
+
+def free_parameters(mixture: Mixture[Experts]) -> int:
+    """Numbers that the density depends on: one class of a softmax is free of choice."""
+    k, outputs, p = mixture.experts.coefficients.shape
+    own = outputs - 1 if mixture.experts.family == "multinomial" else outputs
+    variances = k * outputs if mixture.experts.family == "gaussian" else 0
+    return k * own * p + variances + (k - 1) * p
+
+
+def choose_n_experts(
+    candidates: Mapping[int, Mixture[Experts]], log_likelihoods: Sequence[Mapping[int, float]], rows: float
+) -> int:
+    """K by the Bayesian information criterion from one round of local log-likelihoods.
+
+    Args:
+        candidates: reduced mixtures by K, as `Reduction.path` gives them.
+        log_likelihoods: of each machine's rows under each candidate, in nats: all that the owners send back.
+        rows: N, over these machines.
+
+    Raises:
+        InvalidOption: there is no candidate, or a machine's answer misses one.
+    """
+    if not candidates or any(answer.keys() < candidates.keys() for answer in log_likelihoods):
+        raise InvalidOption(
+            "log_likelihoods",
+            why="each machine gives one number for each candidate, and there is at least one candidate",
+            mend="Ask the owners about all of them.",
+        )
+    total = {k: sum(answer[k] for answer in log_likelihoods) for k in candidates}
+    return min(sorted(candidates), key=lambda k: -2 * total[k] + math.log(rows) * free_parameters(candidates[k]))
+
+
+def _shortest(path: Mapping[int, Reduced], rows: float) -> tuple[Reduced, str]:
+    best = min(path, key=lambda k: description_length(path[k], rows))
+    steps = ", ".join(f"{k}: {reduced.path[-1]:.4g}" for k, reduced in path.items())
+    return path[best], f"{best} experts have the shortest description; objective in nats a row by experts: {steps}."
+
+
+def _grams(local: Local) -> Array:
+    if local.precision is not None:
+        return local.precision.expert_grams
+    raise MissingPart(
+        f"party '{local.party}'",
+        why="it declared no precision of its fit",
+        mend="Ask the party for it, or use experts='transport'.",
+    )
+
+
+def _require_one_of(name: str, value: str, *allowed: str) -> None:
+    if value not in allowed:
+        mend = f"Use {' or '.join(repr(one) for one in allowed)}."
+        raise InvalidOption(f"{name}={value!r}", why="there is no such choice", mend=mend)
