@@ -15,17 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaincc, ndtr
 
+from quiltwork.evaluate.pooling import BINS, LEVELS
 from quiltwork.models.mixture.design import Array, blocks
 from quiltwork.models.mixture.experts import Experts, Response
 from quiltwork.models.mixture.experts.gaussian import GaussianExperts
 from quiltwork.models.mixture.experts.poisson import PoissonExperts
 from quiltwork.models.mixture.mixture import Mixture
-
-LEVELS = (50, 80, 90, 95)
-"""Central predictive intervals that are checked, in per cent."""
-
-BINS = 10
-"""Bins of the histogram of u, and of the reliability of classes."""
 
 
 def pit(mixture: Mixture[Experts], x: Array, y: Response) -> tuple[Array, Array]:
