@@ -31,12 +31,12 @@ Parts = tuple[tuple[str, ...], tuple[str, ...], str, dict[str, tuple[Array, Arra
 
 @dataclass(frozen=True, eq=False)
 class Rows:
+    """Rows of one table; ``expert`` gave the response, ``group`` says which rows belong together, where known."""
+
     x: Array
     y: Array
     expert: NDArray[np.intp] | None = None
-
-    def take(self, which: NDArray[np.bool_]) -> Rows:
-        return Rows(self.x[which], self.y[which], None if self.expert is None else self.expert[which])
+    group: NDArray[np.intp] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,8 +154,9 @@ def real(name: str, data: Path, seed: int) -> Problem:
     for party, (x, y) in parts.items():
         block = np.arange(len(y)) // source.block
         held = rng.permutation(block[-1] + 1) % 4 == 0
-        whole, test = Rows(x, y), held[block]
-        machines.append(Machine(party, whole.take(~test), whole.take(test), source.n_experts))
+        test = held[block]
+        mine = Rows(x[~test], y[~test]), Rows(x[test], y[test], group=block[test])
+        machines.append(Machine(party, *mine, source.n_experts))
     tests = [machine.test for machine in machines if machine.test is not None]
     pooled = Rows(np.concatenate([t.x for t in tests]), np.concatenate([t.y for t in tests]))
     return Problem(name, features, units, target, tuple(machines), pooled, None, source.n_experts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import Any
 
 REFERENCE = {
@@ -65,7 +64,7 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     for name, section in result["sections"].items():
         lines += ["", f"## {name}", "", *_table(section["results"], section["seeds"])]
-        lines += _gains(section["seeds"])
+        lines += _advice(section["seeds"])
     if result["targets"]:
         lines += ["", "## What was to be reached", "", "| figure | by seed | at most | reached |", "|---|---|---|---|"]
         for name, check in result["targets"].items():
@@ -109,22 +108,11 @@ def _table(results: dict[str, Any], runs: list[dict[str, Any]]) -> list[str]:
     return [*lines, "", "Excluded by the reduction: " + "; ".join(excluded) + "."]
 
 
-def _gains(runs: list[dict[str, Any]]) -> list[str]:
-    """Who gains by the reduction over his own fit, on his own held-out rows, by more than twice the error."""
-    lines = []
-    for seed, run in enumerate(runs):
-        found = run["reduction"].get("verdicts")
-        if not found:
-            continue
-        clear = {p: v["gain"] for p, v in found.items() if abs(v["gain"]) > 2 * v["error"]}
-        gains, harmed = sum(g > 0 for g in clear.values()), sum(g < 0 for g in clear.values())
-        mean = statistics.fmean(v["gain"] for v in found.values())
-        verdict = "do not collaborate" if harmed > gains else "collaborate" if gains > harmed else "no difference"
-        lines.append(
-            f"- seed {seed}: of {len(found)} machines {gains} gain clearly, {harmed} are harmed clearly; mean gain "
-            f"{mean:+.3f} nats per row: **{verdict}**"
-        )
-    return ["", "On each machine's own held-out rows, the reduction against its own fit:", "", *lines] if lines else []
+def _advice(runs: list[dict[str, Any]]) -> list[str]:
+    """What the score matrix says to each seed's machines, judged on their own held-out rows."""
+    told = [(seed, run["reduction"]) for seed, run in enumerate(runs) if "advice" in run["reduction"]]
+    lines = [f"- seed {seed}: **{row['advice']}**. {row['headline']}" for seed, row in told]
+    return ["", "Judged on each machine's own held-out rows, against its own fit:", "", *lines] if lines else []
 
 
 def _pm(value: dict[str, Any] | None, digits: int) -> str:

@@ -25,13 +25,15 @@ from typing import Any
 
 import numpy as np
 from reduction_designs import Machine, Problem, Rows
-from sklearn.metrics import adjusted_rand_score
 
 from quiltwork.compose.method import compose
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.store import read
 from quiltwork.errors import QuiltworkError
-from quiltwork.models.mixture.alignment import match
+from quiltwork.evaluate.held_out import HeldOutRows
+from quiltwork.evaluate.insight import advice, gains, headline, verdicts
+from quiltwork.evaluate.tables import score_table
+from quiltwork.evaluate.truth import gate_ari, parameter_error
 from quiltwork.models.mixture.experts.gaussian import GaussianExperts
 from quiltwork.models.mixture.gates import SoftmaxGate
 from quiltwork.models.mixture.mixture import Mixture
@@ -82,12 +84,12 @@ def send(problem: Problem, bad: Mapping[str, Machine], work: Path, seed: int) ->
 def contribute(problem: Problem, machine: Machine, target: Path, seed: int) -> tuple[float, float]:
     """Process and wall seconds of one contribution."""
     from quiltwork.party.mixture import MixtureOrder, contribute_mixture
-    from quiltwork.party.table import table_of
+    from quiltwork.party.table import table_from_arrays
 
     order = MixtureOrder(party=machine.name, n_experts=machine.n_experts, covariates=1, precision=True, seed=seed)
     rows = machine.train
     began = time.process_time(), time.perf_counter()
-    fragment = table_of(rows.x, rows.y, features=problem.features, units=problem.units, target=problem.target)
+    fragment = table_from_arrays(rows.x, rows.y, features=problem.features, units=problem.units, target=problem.target)
     contribute_mixture(fragment, target, order)
     return time.process_time() - began[0], time.perf_counter() - began[1]
 
@@ -97,23 +99,24 @@ def contribute(problem: Problem, machine: Machine, target: Path, seed: int) -> t
 
 def methods(n_experts: int) -> dict[str, Any]:
     """Every composition by the name of its row."""
-    from quiltwork.compose.precision_average import PrecisionAverage
-    from quiltwork.compose.reduction import Reduction
-
     from quiltwork.compose.aligned_average import AlignedAverage
     from quiltwork.compose.ambient import AmbientMixture
     from quiltwork.compose.middle import Middle
+    from quiltwork.compose.precision_average import PrecisionAverage
+    from quiltwork.compose.reduction import Reduction
 
     return {
         "reduction": Reduction(n_experts),
         "reduction_projection": Reduction(n_experts, gate="projection"),
         "reduction_precision": Reduction(n_experts, experts="precision"),
         "reduction_evidence": Reduction(n_experts, weights="evidence"),
+        "reduction_evidence_precision": Reduction(n_experts, weights="evidence", experts="precision"),
         "reduction_not_robust": Reduction(n_experts, robust=False),
         "aligned_average": AlignedAverage(),
         "middle": Middle(),
         "precision_average": PrecisionAverage(),
         "ambient": AmbientMixture(),
+        "ambient_evidence": AmbientMixture("evidence"),
     }
 
 
@@ -160,7 +163,7 @@ def score(mixture: Mixture[Any], problem: Problem) -> dict[str, float]:
         "rpe": float(((test.y - mean) ** 2).sum() / (test.y**2).sum()),
     }
     if test.expert is not None:
-        found["ari"] = float(adjusted_rand_score(test.expert, mixture.log_gate(test.x).argmax(axis=1)))
+        found["ari"] = gate_ari(mixture, test.x, test.expert)
     known = problem.truth is not None and mixture.n_experts == problem.truth.n_experts
     if known and isinstance(mixture.gate, SoftmaxGate):
         found["parameter_error"] = parameter_error(mixture, true_mixture(problem), test.x[:2000])
@@ -173,34 +176,15 @@ def true_mixture(problem: Problem) -> Mixture[GaussianExperts]:
     return Mixture(SoftmaxGate(truth.gate), GaussianExperts(truth.coefficients, truth.variances))
 
 
-def parameter_error(found: Mixture[Any], truth: Mixture[Any], x: np.ndarray) -> float:
-    """Mean squared error over the free parameters, after the best matching; gates anchored at the last expert."""
-    order = list(match(truth, found, x))
-    gap = [
-        found.gate.select(order).anchored().coefficients - truth.gate.anchored().coefficients,
-        found.experts.select(order).coefficients - truth.experts.coefficients,
-        found.experts.select(order).variances - truth.experts.variances,
-    ]
-    free = sum(part.size for part in gap) - gap[0].shape[1]
-    return float(sum((part**2).sum() for part in gap) / free)
-
-
-def verdicts(mixture: Mixture[Any], sent: Sent, problem: Problem) -> dict[str, dict[str, float]]:
-    """By machine: nats per row that the composed model gains on its own test rows over its own local fit, and error.
-
-    The error is the standard error of the mean of row-wise differences, blocks of rows taken as independent.
-    """
-    from quiltwork.compose.tables import local_of
-
-    found = {}
-    for contribution in sent.contributions:
-        test = next(m.test for m in problem.machines if m.name == contribution.party)
-        if test is None:
-            return {}
-        own = local_of(contribution).mixture.log_density(test.x, test.y[:, None])
-        gain = mixture.log_density(test.x, test.y[:, None]) - own
-        found[contribution.party] = {"gain": float(gain.mean()), "error": float(gain.std() / np.sqrt(len(gain)))}
-    return found
+def advise(composites: Mapping[str, Any], together: Mixture[Any], problem: Problem) -> dict[str, Any]:
+    """What the score matrix advises, from each machine's own held-out rows; rows of one block belong together."""
+    held_out = {m.name: HeldOutRows(m.test.x, m.test.y, m.test.group) for m in problem.machines if m.test}
+    if not held_out:
+        return {}
+    scores = score_table({**composites, "pooled": together}, held_out)
+    gain = [gain.own for gain in gains(scores, "reduction") if gain.own is not None]
+    found = {"advice": advice(scores), "headline": headline(scores), "verdicts": verdicts(scores)}
+    return found | {"mean_gain_of_reduction": statistics.fmean(gain)}
 
 
 # One seed ------------------------------------------------------------------------
@@ -215,6 +199,7 @@ def one_seed(problem: Problem, bad: Mapping[str, Machine], work: Path, seed: int
     costs = {"cpu_seconds": cpu, "wall_seconds": wall, "bytes_sent": pooled.x.size * 8 + pooled.y.size * 8}
     rows: dict[str, Any] = {"global": score(together, problem) | costs}
     rows["local"] = _locals(sent, problem)
+    composites: dict[str, Any] = {}
     for name, method in methods(problem.n_experts).items():
         _say(f"{problem.name}-{seed}: {name}")
         try:
@@ -223,16 +208,18 @@ def one_seed(problem: Problem, bad: Mapping[str, Machine], work: Path, seed: int
         except QuiltworkError as error:
             rows[name] = {"refused": str(error)}
             continue
+        composites[name] = composite
         rows[name] = score(solution.mixture, problem) | _costs(sent, cpu, wall)
         rows[name] |= {"excluded": dict(solution.excluded), "notes": list(solution.notes)}
         if name == "reduction":
-            rows[name] |= {"steps": len(solution.objective), "verdicts": verdicts(solution.mixture, sent, problem)}
+            rows[name] |= {"steps": float(len(solution.objective))}
             rows[name] |= _without_bad(composite, sent, problem, rows[name]["loglik_per_row"])
     _say(f"{problem.name}-{seed}: refit")
     again, cpu, wall = timed(lambda: refit(sent, problem.n_experts, len(pooled.y), seed))
     rows["synthetic_refit"] = score(again, problem) | _costs(sent, cpu, wall)
     if problem.truth is not None:
         rows["truth"] = score(true_mixture(problem), problem)
+    rows["reduction"] |= advise(composites, together, problem)
     return rows
 
 

@@ -102,7 +102,7 @@ def million(work: Path, rows: int = MILLION, machines: int = MANY) -> dict[str, 
     }
     began = time.perf_counter(), _cpu()
     with parallel_config(n_jobs=2):
-        fit_all(fragments, work / "contributions", MixtureOrder(party="", n_experts=problem.n_experts))
+        fit_all(fragments, MixtureOrder(party="any", n_experts=problem.n_experts), work / "contributions")
     composite = compose([read(work / "contributions" / name) for name in fragments], Reduction(problem.n_experts))
     mixture = composite.mixture
     wall, cpu = time.perf_counter() - began[0], _cpu() - began[1]
