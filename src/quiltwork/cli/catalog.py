@@ -143,10 +143,14 @@ TABLES: Mapping[str, Row[TableMethod]] = {
         ("n_experts", "support", "gate", "machine_weights", "experts", "robust", "seed"),
         _reduction,
     ),
-    "aligned_average": Row("experts brought into one order, then averaged", (), _aligned_average),
-    "middle": Row("the one machine's mixture that is nearest to all others", (), _middle),
+    "aligned_average": Row("experts brought into one order, then averaged", ("support", "seed"), _aligned_average),
+    "middle": Row(
+        "the one machine's mixture that is nearest to all others", ("divergence", "support", "seed"), _middle
+    ),
     "precision_average": Row(
-        "aligned experts, averaged by how sharply each machine's rows determine them", (), _precision_average
+        "aligned experts, averaged by how sharply each machine's rows determine them",
+        ("support", "seed"),
+        _precision_average,
     ),
     "ambient": Row("all machines' experts as they are, weighted", ("machine_weights",), _ambient),
 }

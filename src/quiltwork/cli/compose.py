@@ -85,23 +85,26 @@ def run(
         float | None, typer.Option(help="Evidence: pseudo-count of each token.", rich_help_panel=_TEXT)
     ] = None,
     n_experts: Annotated[
-        int | None, typer.Option(help="reduction: K. [default: where the elbow is]", rich_help_panel=_TABLES)
-    ] = None,
-    support: Annotated[
-        int | None, typer.Option(help="reduction: points drawn from the summaries.", rich_help_panel=_TABLES)
+        int | None, typer.Option(help="reduction: K. [default: the shortest description]", rich_help_panel=_TABLES)
     ] = None,
     gate: Annotated[str | None, typer.Option(help="reduction: logit or projection.", rich_help_panel=_TABLES)] = None,
     experts: Annotated[
         str | None, typer.Option(help="reduction: transport or precision.", rich_help_panel=_TABLES)
     ] = None,
+    robust: Annotated[
+        bool | None, typer.Option(help="reduction: leave out bad local fits.", rich_help_panel=_TABLES)
+    ] = None,
     machine_weights: Annotated[
         str | None,
         typer.Option(help="By number of rows, or by who has seen such x: rows or evidence.", rich_help_panel=_TABLES),
     ] = None,
-    robust: Annotated[
-        bool | None, typer.Option(help="reduction: exclude bad local fits.", rich_help_panel=_TABLES)
+    divergence: Annotated[
+        str | None, typer.Option(help="middle: bound, transport or relaxed.", rich_help_panel=_TABLES)
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="reduction: of the points drawn.", rich_help_panel=_TABLES)] = None,
+    support: Annotated[
+        int | None, typer.Option(help="Points drawn from the parties' summaries.", rich_help_panel=_TABLES)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of that draw.", rich_help_panel=_TABLES)] = None,
     max_bytes: Annotated[int | None, typer.Option(help="Refuse a contribution larger than this.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing directory.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -124,6 +127,7 @@ def run(
         "experts": experts,
         "machine_weights": machine_weights,
         "robust": robust,
+        "divergence": divergence,
         "seed": seed,
     }
     options = {name: value for name, value in stated.items() if value is not None}

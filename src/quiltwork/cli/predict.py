@@ -44,22 +44,30 @@ def run(
         raise InvalidOption(
             f"--out '{out}'", why="its ending names no format", mend=f"End it in {' or '.join(_FORMATS)}."
         )
-    levels = numbers(quantiles, "--quantiles") if quantiles else []
+    levels = _levels(quantiles) if quantiles else []
     from quiltwork.compose.reopen import open_table_composite
     from quiltwork.files import write_file
 
     composite = open_table_composite(model)
-    estimator = composite.model()
     x = covariates_of(composite.table, data, missing)
-    columns = _predictions(composite, x) | _quantiles(composite, estimator, x, levels)
+    columns = _predictions(composite, x) | _quantiles(composite, x, levels)
     if explain:
         columns |= _experts(composite, x)
-        say(str(estimator.explain(x)))
+        say(_story(composite, x))
     write_file(out, _written(columns, out.suffix))
     if json:
         print_json({"path": str(out), "rows": len(x), "columns": list(columns)})
     else:
         say(f"wrote {out}: {len(x):,} rows of {', '.join(list(columns)[:8])}{', ...' if len(columns) > 8 else ''}")
+
+
+def _levels(argument: str) -> list[float]:
+    levels = numbers(argument, "--quantiles")
+    if not all(0 < level < 1 for level in levels):
+        raise InvalidOption(
+            f"--quantiles '{argument}'", why="a level lies between 0 and 1", mend="Write 0.05,0.5,0.95, say."
+        )
+    return levels
 
 
 def _predictions(composite: TableComposite, x: Array) -> dict[str, Any]:
@@ -74,24 +82,47 @@ def _predictions(composite: TableComposite, x: Array) -> dict[str, Any]:
     return dict(zip(table.target, composite.mixture.mean(x).T, strict=True))
 
 
-def _quantiles(composite: TableComposite, estimator: Any, x: Array, levels: list[float]) -> dict[str, Any]:
-    table = composite.table
+def _quantiles(composite: TableComposite, x: Array, levels: list[float]) -> dict[str, Any]:
+    import numpy as np
+
+    from quiltwork.models.mixture.quantiles import quantiles
+
     if not levels:
         return {}
-    if table.classes is not None:
+    if composite.table.classes is not None:
         raise InvalidOption("--quantiles", why="classes have no order", mend="Leave it out; probabilities are written.")
-    values = estimator.predict_quantiles(x, levels).reshape(len(x), len(levels), len(table.target))
+    values = quantiles(composite.mixture, x, np.array(levels))
     return {
-        f"{name}@{level:g}": values[:, i, j] for j, name in enumerate(table.target) for i, level in enumerate(levels)
+        f"{name}@{level:g}": values[:, j, i]
+        for j, name in enumerate(composite.table.target)
+        for i, level in enumerate(levels)
     }
 
 
 def _experts(composite: TableComposite, x: Array) -> dict[str, Any]:
+    """The expert of largest weight, by its number from 0, and the weights of all."""
     import numpy as np
 
     gate = np.exp(composite.mixture.log_gate(x))
-    weights = {f"weight of expert {k + 1}": gate[:, k] for k in range(gate.shape[1])}
-    return {"expert": gate.argmax(axis=1) + 1} | weights
+    return {"expert": gate.argmax(axis=1)} | {f"weight of expert {k}": gate[:, k] for k in range(gate.shape[1])}
+
+
+def _story(composite: TableComposite, x: Array) -> str:
+    """Which expert answers where, over these rows."""
+    import numpy as np
+
+    from quiltwork.models.mixture.explain import explain
+
+    table, scale = composite.table, x.std(axis=0)
+    story = explain(
+        composite.mixture,
+        x,
+        centre=x.mean(axis=0),
+        scale=np.where(scale > 0, scale, 1.0),
+        features=table.features,
+        outputs=table.classes or table.target,
+    )
+    return str(story)
 
 
 def _written(columns: dict[str, Any], ending: str) -> bytes:
