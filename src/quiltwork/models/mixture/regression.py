@@ -13,6 +13,7 @@ classes, so that no class is special.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -196,9 +197,9 @@ def newton_step(gradient: Array, hessian: Array) -> Array:
 
 def softmax_curvature(probabilities: Array, mass: Array) -> Array:
     """The weights of the edges k < l: mass p_k p_l for probabilities ``[C, B]``: float64 ``[C (C - 1) / 2, B]``."""
-    above = np.triu_indices(len(probabilities), 1)
-    edges = probabilities[above[0]]
-    edges *= probabilities[above[1]]
+    low, high = _edges(len(probabilities))
+    edges = probabilities[low]
+    edges *= probabilities[high]
     edges *= mass
     return edges
 
@@ -210,33 +211,40 @@ def softmax_hessian(edges: Array, classes: int) -> Array:
     """
     p = edges.shape[-1]
     hessian = np.zeros((classes, classes, p, p))
-    above = np.triu_indices(classes, 1)
-    hessian[above] = -edges
-    hessian[above[1], above[0]] = -edges
+    low, high = _edges(classes)
+    hessian[low, high] = -edges
+    hessian[high, low] = -edges
     diagonal = np.arange(classes)
     hessian[diagonal, diagonal] = -hessian.sum(axis=1)
     hessian += np.trace(hessian[diagonal, diagonal].sum(axis=0)) / (classes * classes * p) * np.eye(p)
     return np.asarray(hessian.transpose(0, 2, 1, 3).reshape(classes * p, classes * p))
 
 
+@cache
+def _edges(classes: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The ends k < l of every edge."""
+    low, high = np.triu_indices(classes, 1)
+    return low, high
+
+
 def _softmax_local(table: Standard, targets: Array, mass: Array, b: Array, penalty: Array) -> Local:
     classes = len(b)
     value = 0.5 * float((penalty * b**2).sum())
-    gradient, edges = penalty * b, 0.0
+    gradient, edges = penalty * b, table.no_second(classes * (classes - 1) // 2)
     for block in table.blocks():
         goal = (targets[block.rows] * table.weights[block.rows, None]).T
         log_p = log_softmax(b @ block.z, axis=0)
         p = np.exp(log_p)
         value -= float((goal * log_p).sum())
         gradient = gradient + block.first(p * mass[block.rows] - goal)
-        edges = edges + block.second(softmax_curvature(p, mass[block.rows]))
-    hessian = softmax_hessian(symmetric(np.asarray(edges), table.p), classes)
+        edges += block.second(softmax_curvature(p, mass[block.rows]))
+    hessian = softmax_hessian(symmetric(edges, table.p), classes)
     hessian[np.diag_indices_from(hessian)] += np.tile(penalty, classes)
     return value, gradient.ravel(), hessian
 
 
 def _poisson_local(table: Standard, targets: Array, mass: Array, b: Array, penalty: Array) -> Local:
-    value, gradient, curvature = 0.5 * float((penalty * b**2).sum()), penalty * b, 0.0
+    value, gradient, curvature = 0.5 * float((penalty * b**2).sum()), penalty * b, table.no_second(1)
     for block in table.blocks():
         w, goal, log_rate = mass[block.rows], targets[block.rows], b @ block.z
         with np.errstate(over="ignore"):
@@ -245,8 +253,8 @@ def _poisson_local(table: Standard, targets: Array, mass: Array, b: Array, penal
             return np.inf, gradient, np.eye(table.p)
         value += float(w @ (rate - goal * log_rate))
         gradient = gradient + block.first((w * (rate - goal))[None])[0]
-        curvature = curvature + block.second((w * rate)[None])
-    return value, gradient, symmetric(np.asarray(curvature), table.p)[0] + np.diag(penalty)
+        curvature += block.second((w * rate)[None])
+    return value, gradient, symmetric(curvature, table.p)[0] + np.diag(penalty)
 
 
 def _table(x: NDArray[Any], targets: Array, weights: Array | None, total: bool = True) -> tuple[Standard, Array]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -68,11 +69,17 @@ def symmetric(sums: Array, p: int) -> Array:
     """Sums of `Block.second` as matrices: float64 ``[A, p, p]``."""
     if sums.ndim == 3:
         return sums
+    return np.asarray(np.take(sums, _places(p), axis=1).reshape(len(sums), p, p), dtype=np.float64)
+
+
+@cache
+def _places(p: int) -> NDArray[np.intp]:
+    """Where each entry of a flat p x p matrix stands among the packed products."""
+    places = np.empty((p, p), dtype=np.intp)
     above = np.triu_indices(p)
-    full = np.empty((len(sums), p, p))
-    full[:, above[0], above[1]] = sums
-    full[:, above[1], above[0]] = sums
-    return full
+    places[above] = np.arange(len(above[0]))
+    places[above[1], above[0]] = places[above]
+    return places.ravel()
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +125,10 @@ class Standard:
     def width(self) -> int:
         """Distinct products in a row."""
         return self.p * (self.p + 1) // 2
+
+    def no_second(self, count: int) -> Array:
+        """Zeros to which `Block.second` of ``count`` weights is added."""
+        return np.zeros((count, self.width) if self.p <= WIDEST_PACKED else (count, self.p, self.p))
 
     def blocks(self) -> Iterator[Block]:
         """All rows, in order."""

@@ -1,0 +1,105 @@
+"""Where EM begins: several rough partitions compete, and the best goes on.
+
+A partition cuts the space of f = (z, y) into the cells of K random points c_k ~ N(0, I), which is one random affine
+score an expert: argmax_k c_k'f - |c_k|^2 / 2. It does not depend on the order of rows, nor on whether a row is weighted
+or repeated. One M-step on the partition's cells gives parameters, and a loose run of EM follows. As soon as two starts
+arrive at the same best log-likelihood the competition ends; runs that agree are seldom wrong, and cheap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from quiltwork.models.mixture.design import Array
+from quiltwork.models.mixture.em import Given, Problem, Run, maximise
+from quiltwork.models.mixture.standard import Block, Standard
+from quiltwork.models.mixture.steps import Parameters
+
+SOFTENING = 0.1
+"""Share of a row's weight that a partition spreads over all experts, so that none is empty."""
+
+LOOSE_TOLERANCE = 1e-4
+"""Nats a row: a competing run that gains no more in an iteration has arrived."""
+
+SAME_VALUE = 1e-3
+"""Nats a row between log-likelihoods that count as one optimum."""
+
+FIRST_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Competition:
+    """How starts compete.
+
+    Attributes:
+        n_init: starts at most.
+        agreeing: the competition ends when so many starts share the best value.
+        max_iterations: of a competing run.
+        rows: on at most so many rows, a random part of larger tables.
+    """
+
+    n_init: int
+    agreeing: int = 2
+    max_iterations: int = 60
+    rows: int = 100_000
+
+
+def best_start(problem: Problem, n_experts: int, competition: Competition, rng: np.random.Generator) -> Parameters:
+    """The parameters of the best of several loose runs."""
+    part = _part(problem, competition.rows, rng)
+    if n_experts == 1:
+        return _first(part, 1, _everyone)
+    runs: list[Run] = []
+    while len(runs) < competition.n_init and not _agreed(runs, competition.agreeing, part):
+        start = _first(part, n_experts, partition(part, n_experts, rng))
+        runs.append(maximise(part, start, tolerance=LOOSE_TOLERANCE, max_iterations=competition.max_iterations))
+    return max(runs, key=lambda run: run.last.value).last.parameters
+
+
+def partition(problem: Problem, n_experts: int, rng: np.random.Generator) -> Given:
+    """Responsibilities of a random partition, softened."""
+    d, r = problem.rows.p - 1, len(problem.step.position(Block(slice(0, 1), np.ones((1, 1)), None)))
+    centres = rng.standard_normal((n_experts, d + r))
+    # responses together weigh as much as covariates together
+    stretch = np.concatenate([np.ones(d), np.full(r, np.sqrt(max(d, 1) / max(r, 1)))])
+
+    def given(block: Block) -> Array:
+        place = np.concatenate([block.z[1:], problem.step.position(block)])
+        score = (centres * stretch) @ place - 0.5 * (centres**2).sum(axis=1)[:, None]
+        tau = np.full(score.shape, SOFTENING / n_experts)
+        tau[np.argmax(score, axis=0), np.arange(score.shape[1])] += 1 - SOFTENING
+        return tau
+
+    return given
+
+
+def _first(problem: Problem, n_experts: int, given: Given) -> Parameters:
+    """Parameters from responsibilities: the maximum where it is a single step, some safe steps elsewhere."""
+    blank = problem.step.blank(n_experts, problem.rows.p)
+    if problem.step.exact:
+        return problem.target(problem.at(blank, given))
+    return maximise(problem, blank, tolerance=0.0, max_iterations=FIRST_STEPS, given=given).last.parameters
+
+
+def _everyone(block: Block) -> Array:
+    return np.ones((1, block.z.shape[1]))
+
+
+def _agreed(runs: list[Run], agreeing: int, problem: Problem) -> bool:
+    values = sorted((run.last.value for run in runs), reverse=True)
+    same = SAME_VALUE * float(problem.rows.weights.sum())
+    return len(values) >= agreeing and values[0] - values[agreeing - 1] <= same
+
+
+def _part(problem: Problem, rows: int, rng: np.random.Generator) -> Problem:
+    """The problem on some of its rows, in the same units, if it has more than ``rows``."""
+    whole = problem.rows
+    if len(whole.x) <= rows:
+        return problem
+    chosen = np.sort(rng.choice(len(whole.x), rows, replace=False))
+    if not whole.weights[chosen].any():
+        return problem
+    part = Standard(whole.x[chosen], whole.weights[chosen], whole.centre, whole.scale)
+    return replace(problem, rows=part, step=problem.step.take(chosen))
