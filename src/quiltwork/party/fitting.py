@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from quiltwork.errors import InvalidOption
 from quiltwork.evidence.covariates import CovariateSummary
 from quiltwork.models.mixture.classifier import MixtureOfExpertsClassifier
 from quiltwork.models.mixture.design import Array
@@ -100,16 +101,22 @@ def fit_rows(rows: Rows, family: FamilyName, plan: FitPlan) -> Fit:
             iterations=int(estimator.n_iter_),
             log_likelihood=total,
             covariates=_summary(rows, plan),
-            precision=precision(mixture, rows.x, rows.y, rows.weights) if plan.precision else None,
+            precision=Precision(*precision(mixture, rows.x, rows.y, rows.weights)) if plan.precision else None,
         )
 
 
 def _fitted(rows: Rows, family: FamilyName, plan: FitPlan) -> Any:
+    kind: Any = MixtureOfExpertsClassifier if family == "multinomial" else MixtureOfExpertsRegressor
+    stated: dict[str, Any] = {"n_experts": plan.n_experts, "random_state": plan.seed}
+    if family != "multinomial":
+        stated["experts"] = family
+    known = sorted(set(kind._get_param_names()) - set(stated))
+    if unknown := sorted(set(plan.options) - set(known)):
+        raise InvalidOption(
+            f"option '{unknown[0]}' of the fit", why="there is no such option", mend=f"There are {', '.join(known)}."
+        )
     y = rows.y[:, 0] if rows.y.ndim == 2 and rows.y.shape[1] == 1 else rows.y
-    options: dict[str, Any] = {"n_experts": plan.n_experts, "random_state": plan.seed, **plan.options}
-    if family == "multinomial":
-        return MixtureOfExpertsClassifier(**options).fit(rows.x, y, sample_weight=rows.weights)
-    return MixtureOfExpertsRegressor(experts=family, **options).fit(rows.x, y, sample_weight=rows.weights)
+    return kind(**stated, **plan.options).fit(rows.x, y, sample_weight=rows.weights)
 
 
 def widened(estimator: Any, rows: Rows) -> Mixture[Experts]:
