@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from quiltwork.cli.inputs import print_json
+from quiltwork.cli.tables import is_table
 
 NAME = "inspect"
 HELP = """Check a contribution in full and say what it holds, what left its party, and at what privacy price.
@@ -59,11 +60,16 @@ def _released(events: Any) -> list[str]:
 
 
 def _composite(directory: Path) -> dict[str, Any]:
+    """What quiltwork.json says; of a mixture on tables every file is held against its digest first."""
     from quiltwork.composite import PROVENANCE, Provenance
     from quiltwork.models.base import read_json
 
     value = read_json(directory / PROVENANCE)
     Provenance.from_json(value, directory / PROVENANCE)
+    if is_table(directory):
+        from quiltwork.compose.reopen import open_table_composite
+
+        open_table_composite(directory)
     return value
 
 
@@ -76,7 +82,7 @@ def _print(result: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in result.items():
+    for name, value in _readable(result).items():
         if name == "epsilon":
             for part, epsilon in value.items():
                 bound = f"epsilon {epsilon:.3g} at delta {result['delta']:g}" if epsilon is not None else "no bound"
@@ -84,6 +90,34 @@ def _print(result: dict[str, Any]) -> None:
         elif name not in ("delta", "format", "privacy", "releases"):
             table.add_row(name, Text(_words(value)))
     console.print(table)
+
+
+def _readable(result: dict[str, Any]) -> dict[str, Any]:
+    """The same with the table that it is about, and a composed mixture's parties, in words."""
+    if result.get("table") is None:
+        return result
+    table = result["table"]
+    columns = [
+        f"{name} ({unit})" if unit else name for name, unit in zip(table["features"], table["units"], strict=True)
+    ]
+    meaning = {"predicts": ", ".join(table["target"]), "from": ", ".join(columns)}
+    if table["classes"]:
+        meaning["classes"] = ", ".join(table["classes"])
+    words = result | {"table": meaning}
+    if result.get("layout") != "table":
+        return words
+    machines = {m["party"]: f"{m['rows']:,} rows, {m['licence']}, {m['digest']}" for m in result["contributions"]}
+    steps = result["objective"]
+    return {
+        "method": {"name": result["method"], **result["options"]},
+        "table": meaning,
+        "family": result["family"],
+        "parties": machines,
+        "excluded": result["excluded"] or "none",
+        "objective": f"{steps[0]:.6g} to {steps[-1]:.6g} in {len(steps)} steps" if steps else "none",
+        "notes": result["notes"],
+        "digest": result["digest"],
+    }
 
 
 def _mechanisms(events: list[dict[str, Any]], part: str) -> str:

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from quiltwork.cli.inputs import print_json, say
+from quiltwork.cli.tables import told
 
 NAME = "remove"
-HELP = """Take a party out of a composed mixture or ensemble.
+HELP = """Take a party out of a composed model.
 
 The result is byte for byte what composing without that party would have written; neither base nor contributions are
 needed. A soup is a sum that cannot be taken apart: compose it again without the party."""
@@ -26,13 +27,18 @@ def run(
     overwrite: Annotated[bool, typer.Option(help="Replace an existing directory.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Take a party out of a composed mixture or ensemble."""
-    from quiltwork.composite import open_composite, saved_layout
+    """Take a party out of a composed model."""
+    from quiltwork.compose.reopen import open_any
+    from quiltwork.composite import TableComposite, saved_layout
 
-    composite = open_composite(composed).without(party)
-    layout = saved_layout(composed)
-    composite.save(out, layout=layout, overwrite=overwrite)
-    if json:
-        print_json(composite.provenance.to_json(layout) | {"path": str(out), "removed": party})
+    composite = open_any(composed).without(party)
+    if isinstance(composite, TableComposite):
+        composite.save(out, overwrite=overwrite)
+        result = told(composite, out)
     else:
+        layout = saved_layout(composed)
+        composite.save(out, layout=layout, overwrite=overwrite)
         say(f"wrote {out}: {', '.join(composite.parties)} remain")
+        result = composite.provenance.to_json(layout) | {"path": str(out)}
+    if json:
+        print_json(result | {"removed": party})
