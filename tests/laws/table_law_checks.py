@@ -19,6 +19,7 @@ from quiltwork.compose.ambient import AmbientMixture
 from quiltwork.compose.method import compose
 from quiltwork.compose.middle import Middle
 from quiltwork.compose.precision_average import PrecisionAverage
+from quiltwork.compose.reduction import Reduction
 from quiltwork.compose.reopen import open_table_composite
 from quiltwork.compose.tables import local_of
 from quiltwork.composite import TableComposite, TableMethod
@@ -34,8 +35,16 @@ METHODS: Mapping[str, TableMethod] = {
     "precision": PrecisionAverage(),
     "ambient": AmbientMixture(),
     "ambient-evidence": AmbientMixture("evidence"),
+    "reduction": Reduction(3, support=150),
+    "reduction-elbow": Reduction(support=100, starts=2),
+    "reduction-projection": Reduction(3, support=150, gate="projection"),
+    "reduction-evidence": Reduction(3, support=150, weights="evidence"),
+    "reduction-precision": Reduction(3, support=150, experts="precision"),
 }
-GAUSSIAN_ONLY = ("precision",)
+CHOOSES_K = ("reduction-elbow",)
+"""Methods that may find a model of fewer experts good enough, and so need not give copies of one model back."""
+
+GAUSSIAN_ONLY = ("precision", "reduction-precision")
 CASES = [
     (method, family)
     for method, family in itertools.product(METHODS, tm.TABLES)

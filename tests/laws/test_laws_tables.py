@@ -17,6 +17,7 @@ import pytest
 from safetensors.numpy import load_file
 from table_law_checks import (
     CASES,
+    CHOOSES_K,
     METHODS,
     check_agreement,
     check_identity,
@@ -69,7 +70,7 @@ def test_order_does_not_matter(method: str, family: str, given: Given, tmp_path:
     check_order(given(family), METHODS[method], tmp_path)
 
 
-@pytest.mark.parametrize(("method", "family"), CASES)
+@pytest.mark.parametrize(("method", "family"), [case for case in CASES if case[0] not in CHOOSES_K])
 def test_copies_of_one_model_give_its_function(method: str, family: str, given: Given) -> None:
     check_identity(given(family, True), METHODS[method], family, tolerance=1e-9)
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quiltwork.compose.ordered import arranged, averaged, orders
-from quiltwork.compose.support import draw_support, require_support, rows_of
+from quiltwork.compose.ordered import in_order
+from quiltwork.compose.support import require_support
 from quiltwork.compose.tables import Local, Solution, Table
 
 
@@ -24,10 +24,12 @@ class AlignedAverage:
     Attributes:
         support: covariates at which experts are compared.
         seed: of their draw.
+        robust: leave bad fits out.
     """
 
     support: int = 200
     seed: int = 0
+    robust: bool = True
 
     def __post_init__(self) -> None:
         require_support("AlignedAverage", self.support, self.seed)
@@ -47,7 +49,5 @@ class AlignedAverage:
         Raises:
             CompatibilityError: machines have different numbers of experts.
         """
-        found = orders(locals, draw_support(locals, self.support, self.seed))
-        aligned = [arranged(local.mixture, order) for local, order in zip(locals, found, strict=True)]
-        rows = rows_of(locals)
-        return Solution(averaged(aligned, rows / rows.sum()))
+        found = in_order(locals, self.support, self.seed, self.robust)
+        return Solution(found.mean(), found.excluded)

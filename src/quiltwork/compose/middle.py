@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from quiltwork.compose.support import draw_support, require_support, rows_of
+from quiltwork.compose.support import draw_support, require_support, shares_of
 from quiltwork.compose.tables import Local, Solution, Table
 from quiltwork.errors import InvalidOption
 from quiltwork.models.mixture.design import Array
@@ -74,9 +74,8 @@ class Middle:
 
 def total_divergences(locals_: Sequence[Local], x: Array, divergence: Divergence = "bound") -> Array:
     """sum_m lambda_m T(f_m, f_j) for each machine j, in nats: float64 ``[M]``; M (M - 1) comparisons."""
-    shares = rows_of(locals_) / rows_of(locals_).sum()
     gaps = [[_gap(f.mixture, g.mixture, x, divergence) if f is not g else 0.0 for g in locals_] for f in locals_]
-    return np.asarray(shares @ np.array(gaps))
+    return np.asarray(shares_of(locals_) @ np.array(gaps))
 
 
 def _gap(f: Mixture[Experts], g: Mixture[Experts], x: Array, divergence: Divergence) -> float:

@@ -1,6 +1,7 @@
 """Locals in one order: what every average of parameters needs first.
 
-Labels of experts mean nothing across machines. The permutations come from the Hungarian method
+Bad fits are left out first, if that is asked for (`quiltwork.compose.screening`). Labels of experts mean nothing across
+machines; the permutations come from the Hungarian method
 (`quiltwork.models.mixture.alignment.match`), first against the middle of the locals, which no single bad fit can be,
 and then against the average of the aligned ones, until no order changes.
 """
@@ -8,13 +9,15 @@ and then against the average of the aligned ones, until no order changes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from quiltwork.compose.middle import total_divergences
-from quiltwork.compose.support import rows_of
+from quiltwork.compose.screening import screen
+from quiltwork.compose.support import draw_support, shares_of, summary_of
 from quiltwork.errors import CompatibilityError
 from quiltwork.models.mixture.alignment import match
 from quiltwork.models.mixture.design import Array
@@ -23,10 +26,59 @@ from quiltwork.models.mixture.experts.gaussian import GaussianExperts
 from quiltwork.models.mixture.exponential import with_coefficients
 from quiltwork.models.mixture.gates import SoftmaxGate
 from quiltwork.models.mixture.local import Local
+from quiltwork.models.mixture.machine_weights import EvidenceWeights
 from quiltwork.models.mixture.mixture import Mixture
 from quiltwork.models.mixture.pool import softmax_gate
 
 _ROUNDS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Ordered:
+    """Machines whose experts line up.
+
+    Attributes:
+        locals: those that take part, as they were given.
+        orders: for each of them, its experts in the common order.
+        excluded: the others, and why.
+    """
+
+    locals: tuple[Local, ...]
+    orders: tuple[tuple[int, ...], ...]
+    excluded: Mapping[str, str]
+
+    @cached_property
+    def mixtures(self) -> tuple[Mixture[Experts], ...]:
+        """The fits with their experts in the common order."""
+        pairs = zip(self.locals, self.orders, strict=True)
+        return tuple(arranged(local.mixture, order) for local, order in pairs)
+
+    def mean(self) -> Mixture[Experts]:
+        """Mean of the aligned parameters, weighted by rows."""
+        return averaged(self.mixtures, shares_of(self.locals))
+
+
+def in_order(locals_: Sequence[Local], rows: int, seed: int, robust: bool) -> Ordered:
+    """The machines that take part, lined up.
+
+    Args:
+        locals_: machines with covariate summaries.
+        rows: covariates to draw from the summaries; experts are compared there.
+        seed: of the draw.
+        robust: leave bad fits out.
+
+    Raises:
+        CompatibilityError: those that take part have different numbers of experts; says which.
+        MissingPart: a machine declared no summary.
+    """
+    excluded = _screened(locals_, draw_support(locals_, rows, seed)) if robust else {}
+    kept = tuple(local for local in locals_ if local.party not in excluded)
+    return Ordered(kept, orders(kept, draw_support(kept, rows, seed)), excluded)
+
+
+def _screened(locals_: Sequence[Local], x: Array) -> Mapping[str, str]:
+    posterior = EvidenceWeights(tuple(summary_of(local) for local in locals_), np.ones(len(locals_)))
+    return screen(locals_, x, posterior)
 
 
 def orders(locals_: Sequence[Local], x: Array) -> tuple[tuple[int, ...], ...]:
@@ -40,7 +92,7 @@ def orders(locals_: Sequence[Local], x: Array) -> tuple[tuple[int, ...], ...]:
         CompatibilityError: machines have different numbers of experts; says which.
     """
     require_same_number(locals_)
-    shares = rows_of(locals_) / rows_of(locals_).sum()
+    shares = shares_of(locals_)
     target = locals_[int(np.argmin(total_divergences(locals_, x)))].mixture
     found: tuple[tuple[int, ...], ...] = ()
     for _ in range(_ROUNDS):

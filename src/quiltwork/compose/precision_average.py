@@ -23,8 +23,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quiltwork.compose.ordered import arranged, averaged, orders
-from quiltwork.compose.support import draw_support, require_support, rows_of
+from quiltwork.compose.ordered import in_order
+from quiltwork.compose.support import require_support
 from quiltwork.compose.tables import Local, Precision, Solution, Table
 from quiltwork.errors import InvalidOption, MissingPart
 from quiltwork.models.mixture.design import Array
@@ -43,10 +43,12 @@ class PrecisionAverage:
     Attributes:
         support: covariates at which experts are compared.
         seed: of their draw.
+        robust: leave bad fits out.
     """
 
     support: int = 200
     seed: int = 0
+    robust: bool = True
 
     def __post_init__(self) -> None:
         require_support("PrecisionAverage", self.support, self.seed)
@@ -73,12 +75,11 @@ class PrecisionAverage:
                 why="a Gram matrix is the precision of linear-Gaussian experts and of no others",
                 mend="Use Reduction or AlignedAverage.",
             )
-        found = orders(locals, draw_support(locals, self.support, self.seed))
-        aligned = [arranged(local.mixture, order) for local, order in zip(locals, found, strict=True)]
-        precisions = [reordered(_precision(local), order) for local, order in zip(locals, found, strict=True)]
-        rows = rows_of(locals)
-        mean = averaged(aligned, rows / rows.sum())
-        return Solution(Mixture(_gate(aligned, precisions, mean), _experts(aligned, precisions, mean)))
+        found = in_order(locals, self.support, self.seed, self.robust)
+        pairs = zip(found.locals, found.orders, strict=True)
+        precisions = [reordered(_precision(local), order) for local, order in pairs]
+        gate = _gate(found.mixtures, precisions, found.mean())
+        return Solution(Mixture(gate, _experts(found.mixtures, precisions, found.mean())), found.excluded)
 
 
 def reordered(precision: Precision, order: Sequence[int]) -> Precision:

@@ -17,6 +17,7 @@ from quiltwork.compose.aligned_average import AlignedAverage
 from quiltwork.compose.ambient import AmbientMixture
 from quiltwork.compose.middle import Middle
 from quiltwork.compose.precision_average import PrecisionAverage
+from quiltwork.compose.reduction import Reduction
 from quiltwork.composite import Composite, TableComposite, TableMethod, open_composite, saved_kind
 from quiltwork.composite.provenance import PROVENANCE, read_provenance
 from quiltwork.composite.table_files import read_table
@@ -28,6 +29,7 @@ METHODS: Mapping[str, type[TableMethod]] = {
     "ambient": AmbientMixture,
     "middle": Middle,
     "precision_average": PrecisionAverage,
+    "reduction": Reduction,
 }
 """Methods over tables by the name in provenance."""
 

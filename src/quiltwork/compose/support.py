@@ -22,6 +22,12 @@ def rows_of(locals_: Sequence[Local]) -> Array:
     return np.array([local.rows for local in locals_], dtype=np.float64)
 
 
+def shares_of(locals_: Sequence[Local]) -> Array:
+    """N_m / N: float64 ``[M]``."""
+    rows = rows_of(locals_)
+    return np.asarray(rows / rows.sum())
+
+
 def draw_support(locals_: Sequence[Local], rows: int, seed: int) -> Array:
     """About ``rows`` covariates from the machines' summaries, in proportion to their rows and at least one of each.
 
@@ -36,10 +42,8 @@ def draw_support(locals_: Sequence[Local], rows: int, seed: int) -> Array:
     Raises:
         MissingPart: a machine declared no summary.
     """
-    shares = rows_of(locals_) / rows_of(locals_).sum()
-    return np.concatenate(
-        [_draw(local, max(1, round(rows * share)), seed) for local, share in zip(locals_, shares, strict=True)]
-    )
+    pairs = zip(locals_, shares_of(locals_), strict=True)
+    return np.concatenate([_draw(local, max(1, round(rows * share)), seed) for local, share in pairs])
 
 
 def require_support(name: str, rows: int, seed: int) -> None:
