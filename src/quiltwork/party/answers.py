@@ -23,7 +23,9 @@ from quiltwork.models.mixture.fingerprint import fingerprint
 from quiltwork.models.mixture.gates import SoftmaxGate
 from quiltwork.models.mixture.local import Table
 from quiltwork.models.mixture.mixture import Mixture
-from quiltwork.party.mixture import check_words, exact, reference, require_absent
+from quiltwork.party.fitting import exact, log_likelihood
+from quiltwork.party.mixture import reference, require_absent
+from quiltwork.party.mixture_order import check_words
 from quiltwork.party.table import TableFragment
 from quiltwork.party.table_rows import Rows
 
@@ -58,7 +60,7 @@ def answer_candidates(
     table = fragment.meaning(rows.classes)
     _require_candidates(candidates, table)
     with threadpool_limits(limits=1):
-        values = np.array([_log_likelihood(candidate, rows, fragment.place) for candidate in candidates])
+        values = np.array([_finite(candidate, rows, fragment.place) for candidate in candidates])
     draft = Draft(
         party=party,
         method=LikelihoodsMethod(candidates=tuple(fingerprint(one) for one in candidates), rows=len(rows)),
@@ -85,9 +87,8 @@ def _require_candidates(candidates: Sequence[Mixture[Experts]], table: Table) ->
         raise InvalidOption("candidates", why="there is none, or one comes twice", mend="Give each once.")
 
 
-def _log_likelihood(mixture: Mixture[Experts], rows: Rows, place: str) -> float:
-    values = mixture.log_density(rows.x, rows.y)
-    total = float((values if rows.weights is None else values * rows.weights).sum())
+def _finite(mixture: Mixture[Experts], rows: Rows, place: str) -> float:
+    total = log_likelihood(mixture, rows)
     if not np.isfinite(total):
         raise FragmentError(place, why="some row has no density under a candidate", mend="Check the candidate.")
     return total

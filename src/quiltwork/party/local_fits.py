@@ -26,12 +26,12 @@ from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import FragmentError, Interrupted, InvalidOption, QuiltworkError
 from quiltwork.models.mixture.local import Table
 from quiltwork.party.fitting import Fit
-from quiltwork.party.mixture import MixtureOrder, check_words, fit_table, release, require_absent
+from quiltwork.party.mixture import fit_table, release, require_absent
+from quiltwork.party.mixture_order import MixtureOrder, check_words
 from quiltwork.party.table import TableFragment
-from quiltwork.privacy.events import Event
 from quiltwork.progress import Progress
 
-_Fitted = tuple[Fit, Table, list[Event]]
+_Fitted = tuple[Fit, Table]
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ def fit_all(
                     if isinstance(result, QuiltworkError):
                         refused[party] = result
                     else:
-                        fit, table, events = result
+                        fit, table = result
                         mine, place = replace(order, party=party), Path(target) / party
-                        written[party] = release(fit, table, place, mine, events, overwrite=overwrite)
+                        written[party] = release(fit, table, place, mine, overwrite=overwrite)
                     shown.advance(party)
         except KeyboardInterrupt:
             raise Interrupted(
