@@ -16,7 +16,7 @@ import gzip
 import io
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -120,12 +120,6 @@ def generated(
         truth=drawn.truth,
         n_experts=drawn.truth.n_experts,
     )
-
-
-def with_bad_rows(machine: Machine, seed: int) -> Machine:
-    """The machine with its responses dealt anew among its rows: a fit that converges, to nothing."""
-    order = np.random.default_rng([seed, 17]).permutation(len(machine.train.y))
-    return replace(machine, train=Rows(machine.train.x, machine.train.y[order]))
 
 
 # Real ----------------------------------------------------------------------------

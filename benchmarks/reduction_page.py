@@ -96,10 +96,9 @@ def _table(results: dict[str, Any], runs: list[dict[str, Any]]) -> list[str]:
             lines.append(f"| {name} | refused: {runs[0][name]['refused'].splitlines()[0]} |" + " |" * (len(head) - 2))
             continue
         level = results[f"{name}.loglik_per_row"]
-        learning = "learning_cpu_seconds" if f"{name}.learning_cpu_seconds" in results else "cpu_seconds"
         cells = [_pm(level, 4), f"{best - level['mean']:.4f}"]
         cells += [_pm(results.get(f"{name}.{m}"), 4) for m in ("rpe", "parameter_error", "ari")]
-        cells += [_pm(results.get(f"{name}.{m}"), 2) for m in ("cpu_seconds", learning)]
+        cells += [_pm(results.get(f"{name}.{m}"), 2) for m in ("cpu_seconds", "learning_cpu_seconds")]
         sent = results.get(f"{name}.bytes_sent")
         lines.append(f"| {name} | " + " | ".join([*cells, f"{sent['mean']:,.0f}" if sent else ""]) + " |")
     low, high = results["local.loglik_per_row_worst"]["mean"], results["local.loglik_per_row_best"]["mean"]

@@ -3,12 +3,21 @@
 A machine's whole cost is that of its contribution: reading its rows, the fit, the summaries, the sealed files. Costs
 of a method are
 
-    cpu_seconds      process time of all local contributions and of the composition, on one thread
-    wall_seconds     learning time as the paper counts it: the slowest local contribution, then the composition
-    compose_seconds  process time of the composition alone
-    bytes_sent       of all contributions, files and manifests; for the global fit the rows themselves, 8 bytes a number
+    cpu_seconds           process time of all local contributions and of the composition, on one thread
+    wall_seconds          learning time as the paper counts it: the slowest local contribution, then the composition
+    learning_cpu_seconds  the same in process time, which other work on the machine does not disturb
+    compose_seconds       process time of the composition alone: reading the contributions, checks, the method
+    bytes_sent            of all contributions, files and manifests; the rows themselves for the global fit, 8 bytes a
+                          number
 
-Local contributions are kept in a work directory, so that methods can be run again on them.
+Each machine contributes twice, with and without the statistics of precision, and a method is given the smaller
+contribution that serves it. Contributions are kept in a work directory, so that methods can be run again on them.
+
+A spoiled fit replaces a good one of the same machine, whose costs stay. There are three sorts:
+
+    shuffled  fitted to responses that were dealt anew among the rows: it converges, to nothing
+    lost      one expert is a copy of another, as in a poor optimum
+    swapped   two experts have changed places under the gate
 """
 
 from __future__ import annotations
@@ -19,14 +28,20 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from reduction_designs import Machine, Problem, Rows
+from reduction_designs import Array, Machine, Problem, Rows, generated
 
+from quiltwork.compose.aligned_average import AlignedAverage
+from quiltwork.compose.ambient import AmbientMixture
 from quiltwork.compose.method import compose
+from quiltwork.compose.middle import Middle
+from quiltwork.compose.precision_average import PrecisionAverage
+from quiltwork.compose.reduction import Reduction
+from quiltwork.compose.tables import local_of
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.store import read
 from quiltwork.errors import QuiltworkError
@@ -36,62 +51,89 @@ from quiltwork.evaluate.tables import score_table
 from quiltwork.evaluate.truth import gate_ari, parameter_error
 from quiltwork.models.mixture.experts.gaussian import GaussianExperts
 from quiltwork.models.mixture.gates import SoftmaxGate
+from quiltwork.models.mixture.local import Local
 from quiltwork.models.mixture.mixture import Mixture
+from quiltwork.models.mixture.regressor import MixtureOfExpertsRegressor
+from quiltwork.party.mixture import contribute_mixture, fit_table, release
+from quiltwork.party.mixture_order import MixtureOrder
+from quiltwork.party.table import TableFragment, table_from_arrays
 
 SYNTHETIC_ROWS = 50_000
 """Most rows that the refit baseline draws from the local models."""
 
 
+Spoils: TypeAlias = Mapping[str, Literal["shuffled", "lost", "swapped"]]
+"""Which machines' fits are spoiled, and how."""
+
+
 @dataclass(frozen=True, eq=False)
 class Sent:
-    """What the machines of one seed sent, and what it cost them.
+    """What the machines of one seed sent, with and without precision, and what it cost them.
 
     Attributes:
-        contributions: sorted by party.
-        cpu: process seconds by party.
-        wall: wall seconds by party.
-        bad: parties whose fit was spoiled on purpose.
+        places: directories of the contributions, in the order of parties, by whether they hold precision.
+        cpu: process seconds of each machine, likewise.
+        wall: wall seconds, likewise.
+        spoiled: see ``Spoils``.
     """
 
-    contributions: list[Contribution]
-    cpu: dict[str, float]
-    wall: dict[str, float]
-    bad: tuple[str, ...]
+    places: dict[bool, list[Path]]
+    cpu: dict[bool, list[float]]
+    wall: dict[bool, list[float]]
+    spoiled: Spoils
 
-    @property
-    def bytes(self) -> int:
-        return sum(contribution.bytes for contribution in self.contributions)
+    def read(self, precision: bool) -> list[Contribution]:
+        return [read(place) for place in self.places[precision]]
+
+    def locals(self) -> list[Local]:
+        return [local_of(contribution) for contribution in self.read(False)]
 
 
 # Local fits ----------------------------------------------------------------------
 
 
-def send(problem: Problem, bad: Mapping[str, Machine], work: Path, seed: int) -> Sent:
-    """Every machine's contribution; fits of ``bad`` are made on the rows given there instead."""
-    cpu, wall = {}, {}
-    for machine in problem.machines:
-        place = work / machine.name
-        if not (place / "seconds.json").exists():
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir(parents=True)
-            taken = contribute(problem, bad.get(machine.name, machine), place / "contribution", seed)
-            (place / "seconds.json").write_text(json.dumps(taken))
-        cpu[machine.name], wall[machine.name] = json.loads((place / "seconds.json").read_text())
-    contributions = [read(work / name / "contribution") for name in sorted(cpu)]
-    return Sent(contributions, cpu, wall, tuple(bad))
+def send(problem: Problem, spoiled: Spoils, work: Path, seed: int) -> Sent:
+    """Every machine's contributions."""
+    sent = Sent({False: [], True: []}, {False: [], True: []}, {False: [], True: []}, spoiled)
+    for machine in sorted(problem.machines, key=lambda machine: machine.name):
+        for precision in (False, True):
+            place = work / machine.name / ("precision" if precision else "plain")
+            if not (place / "seconds.json").exists():
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir(parents=True)
+                order = MixtureOrder(machine.name, n_experts=machine.n_experts, precision=precision, seed=seed)
+                fragment = _fragment(problem, machine.train.x, machine.train.y)
+                _, *taken = timed(lambda f=fragment, p=place, o=order: contribute_mixture(f, p / "contribution", o))
+                if machine.name in spoiled:
+                    spoil(problem, machine, place / "contribution", order, spoiled[machine.name])
+                (place / "seconds.json").write_text(json.dumps(taken))
+            cpu, wall = json.loads((place / "seconds.json").read_text())
+            sent.places[precision].append(place / "contribution")
+            sent.cpu[precision].append(cpu)
+            sent.wall[precision].append(wall)
+    return sent
 
 
-def contribute(problem: Problem, machine: Machine, target: Path, seed: int) -> tuple[float, float]:
-    """Process and wall seconds of one contribution."""
-    from quiltwork.party.mixture import MixtureOrder, contribute_mixture
-    from quiltwork.party.table import table_from_arrays
+def warm_up(work: Path) -> None:
+    """A small seed, thrown away: what is imported or compiled at first use costs nobody's fit."""
+    one_seed(generated("hard", 600, 3, 0, test_rows=100), {}, work / "warm-up", 0)
 
-    order = MixtureOrder(party=machine.name, n_experts=machine.n_experts, covariates=1, precision=True, seed=seed)
-    rows = machine.train
-    began = time.process_time(), time.perf_counter()
-    fragment = table_from_arrays(rows.x, rows.y, features=problem.features, units=problem.units, target=problem.target)
-    contribute_mixture(fragment, target, order)
-    return time.process_time() - began[0], time.perf_counter() - began[1]
+
+def _fragment(problem: Problem, x: Array, y: Array) -> TableFragment:
+    return table_from_arrays(x, y, features=problem.features, units=problem.units, target=problem.target)
+
+
+def spoil(problem: Problem, machine: Machine, target: Path, order: MixtureOrder, how: str) -> None:
+    """Put a spoiled fit in place of a good one."""
+    x, y = machine.train.x, machine.train.y
+    if how == "shuffled":
+        y = np.random.default_rng([order.seed, 17]).permutation(y)
+    fit, table = fit_table(_fragment(problem, x, y), order)
+    if how != "shuffled":
+        gate, experts = fit.mixture.gate, fit.mixture.experts
+        first = {"lost": [1, 1], "swapped": [1, 0]}[how]
+        fit = replace(fit, mixture=Mixture(gate, experts.select([*first, *range(2, experts.n_experts)])))
+    release(fit, table, target, order, overwrite=True)
 
 
 # Methods -------------------------------------------------------------------------
@@ -99,12 +141,6 @@ def contribute(problem: Problem, machine: Machine, target: Path, seed: int) -> t
 
 def methods(n_experts: int) -> dict[str, Any]:
     """Every composition by the name of its row."""
-    from quiltwork.compose.aligned_average import AlignedAverage
-    from quiltwork.compose.ambient import AmbientMixture
-    from quiltwork.compose.middle import Middle
-    from quiltwork.compose.precision_average import PrecisionAverage
-    from quiltwork.compose.reduction import Reduction
-
     return {
         "reduction": Reduction(n_experts),
         "reduction_projection": Reduction(n_experts, gate="projection"),
@@ -125,13 +161,11 @@ def refit(sent: Sent, n_experts: int, rows: int, seed: int) -> Mixture[Any]:
 
     The idea of FedGenGMM, for regressions.
     """
-    from quiltwork.compose.tables import local_of
-
-    rng = np.random.default_rng([seed, 5])
-    found = [local_of(contribution) for contribution in sent.contributions]
+    rng, found = np.random.default_rng([seed, 5]), sent.locals()
     share = min(rows, SYNTHETIC_ROWS) / sum(local.rows for local in found)
     drawn = []
     for local in found:
+        assert local.covariates is not None
         x = local.covariates.sample(max(1, round(local.rows * share)), rng)
         drawn.append((x, local.mixture.sample(x, rng)[0]))
     x, y = np.concatenate([x for x, _ in drawn]), np.concatenate([y for _, y in drawn])
@@ -139,8 +173,6 @@ def refit(sent: Sent, n_experts: int, rows: int, seed: int) -> Mixture[Any]:
 
 
 def fit_global(rows: Rows, n_experts: int, seed: int) -> Mixture[Any]:
-    from quiltwork.models.mixture.regressor import MixtureOfExpertsRegressor
-
     return MixtureOfExpertsRegressor(n_experts=n_experts, random_state=seed).fit(rows.x, rows.y).mixture_
 
 
@@ -190,71 +222,73 @@ def advise(composites: Mapping[str, Any], together: Mixture[Any], problem: Probl
 # One seed ------------------------------------------------------------------------
 
 
-def one_seed(problem: Problem, bad: Mapping[str, Machine], work: Path, seed: int) -> dict[str, Any]:
+def one_seed(problem: Problem, spoiled: Spoils, work: Path, seed: int) -> dict[str, Any]:
     """Scores and costs of every method on one seed."""
-    sent = send(problem, bad, work, seed)
+    _say(f"{problem.name}-{seed}: local fits")
+    sent = send(problem, spoiled, work, seed)
     pooled = problem.pooled
     _say(f"{problem.name}-{seed}: global fit")
     together, cpu, wall = timed(lambda: fit_global(pooled, problem.n_experts, seed))
-    costs = {"cpu_seconds": cpu, "wall_seconds": wall, "bytes_sent": pooled.x.size * 8 + pooled.y.size * 8}
-    rows: dict[str, Any] = {"global": score(together, problem) | costs}
-    rows["local"] = _locals(sent, problem)
+    numbers = float(pooled.x.size + pooled.y.size)
+    costs = {"cpu_seconds": cpu, "wall_seconds": wall, "learning_cpu_seconds": cpu, "bytes_sent": 8 * numbers}
+    rows: dict[str, Any] = {"global": score(together, problem) | costs, "local": _locals(sent, problem)}
     composites: dict[str, Any] = {}
     for name, method in methods(problem.n_experts).items():
         _say(f"{problem.name}-{seed}: {name}")
+        precision = "precision" in method.needs()
         try:
-            composite = compose(sent.contributions, method)
-            solution, cpu, wall = timed(lambda composite=composite: composite.solution)
+            composite, cpu, wall = timed(lambda m=method, p=precision: _composed(sent, m, p))
         except QuiltworkError as error:
             rows[name] = {"refused": str(error)}
             continue
-        composites[name] = composite
-        rows[name] = score(solution.mixture, problem) | _costs(sent, cpu, wall)
+        composites[name], solution = composite, composite.solution
+        rows[name] = score(composite.mixture, problem) | _costs(sent, precision, cpu, wall)
         rows[name] |= {"excluded": dict(solution.excluded), "notes": list(solution.notes)}
-        if name == "reduction":
-            rows[name] |= {"steps": float(len(solution.objective))}
-            rows[name] |= _without_bad(composite, sent, problem, rows[name]["loglik_per_row"])
+        rows[name] |= {"steps": float(len(solution.objective))} | _without_spoiled(composite, sent, problem, rows[name])
     _say(f"{problem.name}-{seed}: refit")
     again, cpu, wall = timed(lambda: refit(sent, problem.n_experts, len(pooled.y), seed))
-    rows["synthetic_refit"] = score(again, problem) | _costs(sent, cpu, wall)
+    rows["synthetic_refit"] = score(again, problem) | _costs(sent, False, cpu, wall)
     if problem.truth is not None:
         rows["truth"] = score(true_mixture(problem), problem)
     rows["reduction"] |= advise(composites, together, problem)
     return rows
 
 
+def _composed(sent: Sent, method: Any, precision: bool) -> Any:
+    composite = compose(sent.read(precision), method)
+    _ = composite.solution
+    return composite
+
+
 def _locals(sent: Sent, problem: Problem) -> dict[str, float]:
     """Machines alone, the spoiled ones left out: mean, best and worst; costs of one machine."""
-    from quiltwork.compose.tables import local_of
-
-    good = [local_of(c).mixture for c in sent.contributions if c.party not in sent.bad]
-    scores = [score(mixture, problem) for mixture in good]
-    found = {name: statistics.fmean(s[name] for s in scores) for name in scores[0]}
-    levels = [s["loglik_per_row"] for s in scores]
+    scores = [score(local.mixture, problem) for local in sent.locals() if local.party not in sent.spoiled]
+    found = {name: statistics.fmean(s[name] for s in scores) for name in set.intersection(*map(set, scores))}
+    levels, cpu = [s["loglik_per_row"] for s in scores], sent.cpu[False]
     found |= {"loglik_per_row_best": max(levels), "loglik_per_row_worst": min(levels)}
-    cpu, wall = list(sent.cpu.values()), list(sent.wall.values())
-    found |= {"cpu_seconds": statistics.fmean(cpu), "cpu_seconds_slowest": max(cpu), "cpu_seconds_total": sum(cpu)}
-    return found | {"wall_seconds": max(wall), "bytes_sent": 0.0}
+    found |= {"cpu_seconds": statistics.fmean(cpu), "learning_cpu_seconds": max(cpu), "cpu_seconds_total": sum(cpu)}
+    return found | {"wall_seconds": max(sent.wall[False]), "bytes_sent": 0.0}
 
 
-def _costs(sent: Sent, cpu: float, wall: float) -> dict[str, float]:
+def _costs(sent: Sent, precision: bool, cpu: float, wall: float) -> dict[str, float]:
     return {
-        "cpu_seconds": sum(sent.cpu.values()) + cpu,
-        "wall_seconds": max(sent.wall.values()) + wall,
+        "cpu_seconds": sum(sent.cpu[precision]) + cpu,
+        "wall_seconds": max(sent.wall[precision]) + wall,
+        "learning_cpu_seconds": max(sent.cpu[precision]) + cpu,
         "compose_seconds": cpu,
-        "learning_cpu_seconds": max(sent.cpu.values()) + cpu,
-        "bytes_sent": float(sent.bytes),
+        "bytes_sent": float(sum(contribution.bytes for contribution in sent.read(precision))),
     }
 
 
-def _without_bad(composite: Any, sent: Sent, problem: Problem, level: float) -> dict[str, float]:
+def _without_spoiled(composite: Any, sent: Sent, problem: Problem, row: dict[str, Any]) -> dict[str, float]:
     """What the spoiled fits changed: log-likelihood per row with them, less that of never having had them."""
-    if not sent.bad:
+    if not sent.spoiled:
         return {}
-    for party in sent.bad:
+    for party in sent.spoiled:
         composite = composite.without(party)
     test = problem.test
-    return {"bad_effect": level - float(composite.mixture.log_density(test.x, test.y[:, None]).mean())}
+    clean = float(composite.mixture.log_density(test.x, test.y[:, None]).mean())
+    return {"bad_effect": row["loglik_per_row"] - clean, "loglik_per_row_clean": clean}
 
 
 def _say(message: str) -> None:

@@ -20,6 +20,9 @@ import numpy as np
 from reduction_designs import generated, paper_truth
 from reduction_run import fit_global, score, send
 
+from quiltwork.compose.method import compose
+from quiltwork.compose.reduction import Reduction
+
 ROWS = (5_000, 10_000, 20_000, 40_000, 80_000, 160_000)
 MILLION, MANY = 1_000_000, 128
 
@@ -83,12 +86,10 @@ def million(work: Path, rows: int = MILLION, machines: int = MANY) -> dict[str, 
     Memory is the largest resident set of the main process and of a worker, each with its libraries.
     """
     from joblib import parallel_config
-    from quiltwork.compose.reduction import Reduction
 
-    from quiltwork.compose.method import compose
     from quiltwork.contribution.store import read
     from quiltwork.party.local_fits import fit_all
-    from quiltwork.party.mixture import MixtureOrder
+    from quiltwork.party.mixture_order import MixtureOrder
     from quiltwork.party.table import open_table
 
     problem = generated("paper", rows, machines, 0)
@@ -125,9 +126,6 @@ def _cpu() -> float:
 
 def consistency(work: Path, seeds: int, machines: int = 16) -> dict[str, Any]:
     """Errors of the reduction and of the global fit against rows: seeds' means and slopes of the logarithms."""
-    from quiltwork.compose.reduction import Reduction
-
-    from quiltwork.compose.method import compose
 
     found: dict[str, list[list[float]]] = {}
     for rows in ROWS:
@@ -138,7 +136,7 @@ def consistency(work: Path, seeds: int, machines: int = 16) -> dict[str, Any]:
             level = score_of_truth(problem)
             fits = {
                 "global": fit_global(problem.pooled, problem.n_experts, seed),
-                "reduction": compose(sent.contributions, Reduction(problem.n_experts)).mixture,
+                "reduction": compose(sent.read(False), Reduction(problem.n_experts)).mixture,
             }
             for name, mixture in fits.items():
                 scores = score(mixture, problem)
