@@ -40,6 +40,7 @@ MINIMUM_ROWS = 10
 
 _SAMPLE = 20_000
 _DEGENERATE = 1e-6
+_ROUNDING = 1e-13
 _LEAST_SHRINKAGE = 1e-6
 
 
@@ -207,18 +208,23 @@ class CovariateSummary:
 
 def _scales(summary: GaussianSummary) -> Array:
     """Standard deviations; for a constant column a millionth of its size, so that nothing divides by zero."""
-    size = np.abs(summary.mean)
-    least = _DEGENERATE * np.where(size > 0, size, 1.0)
-    return np.maximum(np.sqrt(summary.covariance.diagonal()), least)
+    size, deviations = np.abs(summary.mean), np.sqrt(summary.covariance.diagonal())
+    constant = deviations <= _ROUNDING * size
+    return np.where(constant, _DEGENERATE * np.where(size > 0, size, 1.0), deviations)
 
 
 def _log_normal(x: Array, part: GaussianSummary, scale: Array, shrinkage: float) -> Array:
     """Log-density of one group; in units of ``scale`` the shrunk covariance is well conditioned."""
-    covariance = (1 - shrinkage) * part.covariance / np.outer(scale, scale) + shrinkage * np.eye(scale.size)
+    covariance = (1 - shrinkage) * _scaled(part.covariance, scale) + shrinkage * np.eye(scale.size)
     factor = np.linalg.cholesky(covariance)
     whitened = np.linalg.solve(factor, ((x - part.mean) / scale).T)
     volume = np.log(factor.diagonal()).sum() + np.log(scale).sum() + 0.5 * scale.size * np.log(2 * np.pi)
     return np.asarray(-0.5 * (whitened**2).sum(axis=0) - volume, dtype=np.float64)
+
+
+def _scaled(matrix: Array, scale: Array) -> Array:
+    """In units of ``scale``; divided twice, for the product of two small scales underflows."""
+    return np.asarray(matrix / scale[:, None] / scale, dtype=np.float64)
 
 
 def _root(covariance: Array) -> Array:
@@ -231,7 +237,7 @@ def _is_covariance(matrix: Array) -> bool:
     """No eigenvalue of the correlations is below zero by more than rounding."""
     deviations = np.sqrt(matrix.diagonal())
     scale = np.where(deviations > 0, deviations, 1.0)
-    return bool(np.linalg.eigvalsh(matrix / np.outer(scale, scale)).min() >= -1e-8)
+    return bool(np.linalg.eigvalsh(_scaled(matrix, scale)).min() >= -1e-8)
 
 
 def _require_whole(name: str, value: int, most: int) -> None:
