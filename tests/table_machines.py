@@ -86,6 +86,12 @@ def declared(mixture: Mixture[Experts], party: str, seed: int, rows: int = 120, 
     return Local(party, digest, f"LicenseRef-{party}", mixture, rows, summary, precision_of(mixture, x))
 
 
+def softmax(mixture: Mixture[Experts], order: Sequence[int]) -> SoftmaxGate:
+    """The gate over some of a mixture's experts."""
+    assert isinstance(mixture.gate, SoftmaxGate)
+    return mixture.gate.select(order)
+
+
 def precision_of(mixture: Mixture[Experts], x: Array) -> Precision:
     """Grams and Hessian at x, with the gate's probabilities for responsibilities: brute-force sums, row by row."""
     weights, wide = np.exp(mixture.log_gate(x)), augmented(x)
@@ -152,9 +158,7 @@ def renamed(local: Local, party: str) -> Local:
 def shuffled(local: Local, order: Sequence[int]) -> Local:
     """The same fit with its experts in another order."""
     mixture = local.mixture
-    assert isinstance(mixture.gate, SoftmaxGate)
-    assert local.covariates is not None
-    moved = Mixture(mixture.gate.select(order), mixture.experts.select(order))
+    moved = Mixture(softmax(mixture, order), mixture.experts.select(order))
     precision = None if local.precision is None else _moved(local.precision, order)
     return replace(local, mixture=moved, precision=precision)
 

@@ -161,9 +161,9 @@ def _compose_language(
 def _compose_tables(ordered: Sequence[Contribution], method: TableMethod) -> TableComposite:
     from quiltwork.compose.tables import agreed_table, local_of
 
+    table = agreed_table(ordered)
     for contribution in ordered:
         check_parts(contribution, method)
-    table = agreed_table(ordered)
     locals_ = tuple(local_of(contribution) for contribution in ordered)
     composite = TableComposite(method, table, locals_, Provenance(None, method.name, _entries(ordered)))
     # what the method refuses (machines that disagree on K, say) is refused here and not when somebody first asks

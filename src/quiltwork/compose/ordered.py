@@ -68,9 +68,10 @@ def in_order(locals_: Sequence[Local], rows: int, seed: int, robust: bool) -> Or
         robust: leave bad fits out.
 
     Raises:
-        CompatibilityError: those that take part have different numbers of experts; says which.
+        CompatibilityError: machines have different numbers of experts; says which.
         MissingPart: a machine declared no summary.
     """
+    require_same_number(locals_)
     excluded = _screened(locals_, draw_support(locals_, rows, seed)) if robust else {}
     kept = tuple(local for local in locals_ if local.party not in excluded)
     return Ordered(kept, orders(kept, draw_support(kept, rows, seed)), excluded)

@@ -61,10 +61,10 @@ def agreed_table(contributions: Sequence[Contribution]) -> Table:
         TableMismatch: they are of different tables; says which party differs from the first, and where.
         MissingPart: one is no mixture.
     """
-    first, *others = contributions
-    table = table_of(first)
-    for other in others:
-        require_same_table(table, table_of(other), first.party, other.party)
+    tables = {contribution.party: table_of(contribution) for contribution in contributions}
+    (first, table), *others = tables.items()
+    for party, other in others:
+        require_same_table(table, other, first, party)
     return table
 
 
