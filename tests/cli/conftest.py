@@ -1,4 +1,4 @@
-"""One base, three contributions and their compositions, made once and used through the command line."""
+"""What is composed through the command line, made once: a base and three contributions, four machines' mixtures."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cli_runner import done
+from cli_tables import NAMES, contribute, machine_tables
 
 
 @pytest.fixture(scope="session")
@@ -62,3 +63,31 @@ def score_files(
         size = ("--max-bytes", 600, "--max-length", 48, "--leave-one-out", "evidence_ffn")
         done(*models, *own, *size, "--out", place / f"{party}.json")
     return {party: place / f"{party}.json" for party in ("ash", "birch")}
+
+
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """A CSV file a machine, and ``test``."""
+    return machine_tables(tmp_path_factory.mktemp("tables"))
+
+
+@pytest.fixture(scope="session")
+def machines(tables: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """Each machine's contribution, with all that it may declare."""
+    place = tmp_path_factory.mktemp("machines")
+    for name in NAMES:
+        contribute(tables[name], place / name, name, "--precision", "--units", "height=m")
+    return {name: place / name for name in NAMES}
+
+
+@pytest.fixture(scope="session")
+def composed_tables(machines: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``composed_tables(method)``: all machines, composed with default options."""
+    place = tmp_path_factory.mktemp("composed-tables")
+
+    @cache
+    def build(method: str) -> Path:
+        done("compose", *machines.values(), "--method", method, "--out", place / method)
+        return place / method
+
+    return build

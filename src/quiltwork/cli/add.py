@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from quiltwork.cli.inputs import print_json, read_contributions
-from quiltwork.cli.tables import is_table, told
-from quiltwork.errors import InvalidOption
+from quiltwork.cli.tables import open_mixture, told
 
 NAME = "add"
 HELP = """Let parties join a composed mixture of experts.
@@ -31,16 +30,9 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Let parties join a composed mixture of experts."""
-    if not is_table(composed):
-        raise InvalidOption(
-            f"model '{composed}'",
-            why="it is no composed mixture of experts on a table",
-            mend="Name one, or compose all contributions of a language model again.",
-        )
     from quiltwork.compose.joining import joined
-    from quiltwork.compose.reopen import open_table_composite
 
-    whole = joined(open_table_composite(composed), read_contributions(contributions, max_bytes))
+    whole = joined(open_mixture(composed), read_contributions(contributions, max_bytes))
     whole.save(out, overwrite=overwrite)
     result = told(whole, out)
     if json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quiltwork.cli.inputs import numbers, print_json, say
-from quiltwork.cli.tables import covariates_of
+from quiltwork.cli.tables import covariates_of, open_mixture
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -45,10 +45,9 @@ def run(
             f"--out '{out}'", why="its ending names no format", mend=f"End it in {' or '.join(_FORMATS)}."
         )
     levels = _levels(quantiles) if quantiles else []
-    from quiltwork.compose.reopen import open_table_composite
     from quiltwork.files import write_file
 
-    composite = open_table_composite(model)
+    composite = open_mixture(model)
     x = covariates_of(composite.table, data, missing)
     columns = _predictions(composite, x) | _quantiles(composite, x, levels)
     if explain:

@@ -30,6 +30,24 @@ def is_table(directory: Path) -> bool:
     return (directory / PROVENANCE).is_file() and saved_kind(directory) == "table"
 
 
+def open_mixture(directory: Path) -> TableComposite:
+    """A composed mixture of experts.
+
+    Raises:
+        InvalidOption: the directory holds something else, or nothing.
+        CheckpointError: a file in it was changed.
+    """
+    from quiltwork.compose.reopen import open_table_composite
+
+    if not is_table(directory):
+        raise InvalidOption(
+            f"model '{directory}'",
+            why="it is no composed mixture of experts on a table",
+            mend="Name a directory that quiltwork compose wrote with one of its methods for tables.",
+        )
+    return open_table_composite(directory)
+
+
 def rows_of(table: Table, paths: Sequence[Path], missing: str = "refuse") -> tuple[Array, Response]:
     """Covariates and responses of some files, by the table's own names, classes and task.
 
