@@ -30,6 +30,13 @@ GateStep: TypeAlias = Literal["newton", "bohning"]
 
 MOST_HALVINGS = 30
 
+LEAST_EXPONENT = -300.0
+"""Smaller ones are raised to it: probabilities of 1e-131 change no sum, but products of them would be denormal numbers,
+on which processors are many times slower."""
+
+PATIENCE = 20
+"""Iterations before a run is given up; from a rough start the first ones may be slow."""
+
 ROUNDING = 1e-13
 """A fall of the log-likelihood by less than this share of its size is rounding."""
 
@@ -141,11 +148,10 @@ class Problem:
 
     def _gate_direction(self, here: Pass) -> Array:
         """The gate's step, float64 ``[K, p]``."""
-        k, slope = len(here.gate_slope), here.gate_slope
+        slope = here.gate_slope
         if self.gate_step == "bohning":
             return np.asarray(newton_step(slope.T, self._bound).T)
-        hessian = softmax_hessian(here.gate_edges, k)
-        hessian[np.diag_indices_from(hessian)] += np.tile(self.ridge_gate, k)
+        hessian = softmax_hessian(here.gate_edges, len(slope), self.ridge_gate)
         return newton_step(slope.ravel(), hessian).reshape(slope.shape)
 
     @cached_property
@@ -164,6 +170,7 @@ def maximise(
     tolerance: float,
     max_iterations: int,
     given: Given | None = None,
+    rival: float = -np.inf,
     watch: Callable[[int, float], None] | None = None,
 ) -> Run:
     """EM from a start.
@@ -174,6 +181,7 @@ def maximise(
         tolerance: stop when an iteration gains at most so many nats per unit of weight.
         max_iterations: at most.
         given: fixed responsibilities, see `Problem.at`.
+        rival: give up, after `PATIENCE` iterations, when the pace of the last one would not lead to this value.
         watch: told the iteration and L after each.
 
     Returns:
@@ -189,7 +197,8 @@ def maximise(
         path.append(here.value)
         if watch is not None:
             watch(iteration + 1, here.value)
-        if converged:
+        left = max_iterations - iteration - 1
+        if converged or (iteration >= PATIENCE and here.value + left * (here.value - path[-2]) < rival):
             break
     return Run(here, tuple(path), converged)
 
@@ -214,7 +223,7 @@ def _part(step: Step, here: Parameters, target: Parameters, share: float) -> Par
 def _softmax(logits: Array) -> tuple[Array, Array]:
     """Logarithms and probabilities over the first axis."""
     logits = logits - logits.max(axis=0)
-    p = np.exp(logits)
+    p = np.exp(np.maximum(logits, LEAST_EXPONENT))
     total = p.sum(axis=0)
     p /= total
     logits -= np.log(total)
@@ -225,6 +234,7 @@ def _responsibilities(joint: Array) -> tuple[Array, Array]:
     """tau ``[K, B]`` and log f ``[B]`` from log pi + log phi."""
     top = joint.max(axis=0)
     joint -= top
+    np.maximum(joint, LEAST_EXPONENT, out=joint)
     tau = np.exp(joint, out=joint)
     total = tau.sum(axis=0)
     tau /= total

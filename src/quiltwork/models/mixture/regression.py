@@ -30,6 +30,8 @@ Local: TypeAlias = tuple[float, Array, Array]
 
 MOST_HALVINGS = 30
 
+TINY = float(np.finfo(np.float64).tiny)
+
 DAMPING = 1e-10
 """Added to a Hessian's diagonal, in units of its largest entry, so that unidentified directions stay put."""
 
@@ -138,12 +140,23 @@ def weighted_least_squares(gram: Array, cross: Array, ridge: float | Array = 0.0
     >>> weighted_least_squares(np.array([[2.0, 0.0], [0.0, 8.0]]), np.array([[2.0], [4.0]]))
     array([[1. , 0.5]])
     """
-    full = gram.copy()
-    full[np.arange(1, len(full)), np.arange(1, len(full))] += ridge
-    diagonal = full.diagonal()
+    return np.asarray(least_squares_all(gram[None], cross.T[None], ridge)[0])
+
+
+def least_squares_all(grams: Array, crosses: Array, ridge: float | Array) -> Array:
+    """`weighted_least_squares` for several experts: ``[K, p, p]`` and ``[K, q, p]`` to ``[K, q, p]``."""
+    p = grams.shape[-1]
+    full = grams.copy()
+    diagonal = full.reshape(len(full), -1)[:, :: p + 1]
+    diagonal[:, 1:] += ridge
     unit = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-    scaled = full * unit[:, None] * unit
-    return np.asarray((unit[:, None] * _solve(scaled, unit[:, None] * cross)).T, dtype=np.float64)
+    full *= unit[:, :, None]
+    full *= unit[:, None, :]
+    right = crosses * unit[:, None, :]
+    for k, matrix in enumerate(full):
+        right[k] = _solve(matrix, right[k].T).T
+    right *= unit[:, None, :]
+    return right
 
 
 def _solve(matrix: Array, right: Array) -> Array:
@@ -152,7 +165,7 @@ def _solve(matrix: Array, right: Array) -> Array:
     if not failed and factor.diagonal().min() ** 2 > RANK:
         return np.asarray(lapack.dpotrs(factor, right, lower=1)[0])
     values, vectors = np.linalg.eigh(matrix)
-    kept = values > RANK * max(float(values[-1]), np.finfo(float).tiny)
+    kept = values > RANK * max(float(values[-1]), TINY)
     inverse = np.where(kept, 1.0 / np.where(kept, values, 1.0), 0.0)
     return np.asarray(vectors @ (inverse[:, None] * (vectors.T @ right)))
 
@@ -188,7 +201,8 @@ def newton(near: Callable[[Array], Local], start: Array, tolerance: float, max_i
 def newton_step(gradient: Array, hessian: Array) -> Array:
     """H^-1 g for a positive semi-definite H; directions without curvature are left alone."""
     damped = hessian.copy()
-    damped[np.diag_indices_from(damped)] += DAMPING * max(float(hessian.diagonal().max()), np.finfo(float).tiny)
+    diagonal = damped.reshape(-1)[:: len(damped) + 1]
+    diagonal += DAMPING * max(float(diagonal.max()), TINY)
     factor, failed = lapack.dpotrf(damped, lower=1)
     if failed:
         return _solve(damped, gradient)
@@ -204,27 +218,30 @@ def softmax_curvature(probabilities: Array, mass: Array) -> Array:
     return edges
 
 
-def softmax_hessian(edges: Array, classes: int) -> Array:
-    """The graph Laplacian ``[C p, C p]`` of edges ``[C (C - 1) / 2, p, p]``, with full rank along equal shifts.
+def softmax_hessian(edges: Array, classes: int, penalty: Array) -> Array:
+    """The graph Laplacian of edges ``[C (C - 1) / 2, p, p]`` and a penalty ``[p]``: ``[C p, C p]`` of full rank.
 
-    The shift term acts only on vectors added to all classes, of which gradients of centred points have none.
+    A term along equal shifts makes the rank full. It acts only on vectors added to all classes, of which gradients of
+    centred points have none.
     """
     p = edges.shape[-1]
     hessian = np.zeros((classes, classes, p, p))
-    low, high = _edges(classes)
-    hessian[low, high] = -edges
-    hessian[high, low] = -edges
-    diagonal = np.arange(classes)
-    hessian[diagonal, diagonal] = -hessian.sum(axis=1)
-    hessian += np.trace(hessian[diagonal, diagonal].sum(axis=0)) / (classes * classes * p) * np.eye(p)
+    for edge, low, high in zip(edges, *_edges(classes), strict=True):
+        hessian[low, high] -= edge
+        hessian[high, low] -= edge
+        hessian[low, low] += edge
+        hessian[high, high] += edge
+    diagonal = hessian.reshape(classes, classes, -1)[:, :, :: p + 1]
+    diagonal += max(2 * float(np.einsum("eaa->", edges)) / (classes * classes * p), TINY)
+    diagonal[np.arange(classes), np.arange(classes)] += penalty
     return np.asarray(hessian.transpose(0, 2, 1, 3).reshape(classes * p, classes * p))
 
 
 @cache
-def _edges(classes: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _edges(classes: int) -> tuple[list[int], list[int]]:
     """The ends k < l of every edge."""
     low, high = np.triu_indices(classes, 1)
-    return low, high
+    return low.tolist(), high.tolist()
 
 
 def _softmax_local(table: Standard, targets: Array, mass: Array, b: Array, penalty: Array) -> Local:
@@ -238,8 +255,7 @@ def _softmax_local(table: Standard, targets: Array, mass: Array, b: Array, penal
         value -= float((goal * log_p).sum())
         gradient = gradient + block.first(p * mass[block.rows] - goal)
         edges += block.second(softmax_curvature(p, mass[block.rows]))
-    hessian = softmax_hessian(symmetric(edges, table.p), classes)
-    hessian[np.diag_indices_from(hessian)] += np.tile(penalty, classes)
+    hessian = softmax_hessian(symmetric(edges, table.p), classes, penalty)
     return value, gradient.ravel(), hessian
 
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from quiltwork.models.mixture.design import Array
 
 PRODUCTS_AT_ONCE = 1 << 18
-"""Distinct products held in one block (2 MiB of float64), which bounds its rows."""
+"""Distinct products formed in one block (2 MiB of float64), which bounds its rows."""
 
 KEPT_PRODUCTS = 5 << 19
 """Tables with at most so many products (20 MiB) keep them between passes."""
@@ -34,6 +34,9 @@ WIDEST_PACKED = 64
 """With more columns than this, one matrix product a set of weights is faster than packed products."""
 
 FEWEST_ROWS = 256
+
+KEPT_ROWS = 4096
+"""Rows in a block that is kept: more than in one that is formed anew, for there are fewer calls to make."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +116,7 @@ class Standard:
         centre, scale = weighted_moments(x, weights) if standardise else (np.zeros(d), np.ones(d))
         rows = cls(x, weights, centre, scale)
         if len(x) * rows.width <= KEPT_PRODUCTS:
-            return cls(x, weights, centre, scale, tuple(rows._read()))
+            return cls(x, weights, centre, scale, tuple(rows._read(KEPT_ROWS)))
         return rows
 
     @property
@@ -132,10 +135,14 @@ class Standard:
 
     def blocks(self) -> Iterator[Block]:
         """All rows, in order."""
-        return iter(self.kept) if self.kept is not None else self._read()
+        return iter(self.kept) if self.kept is not None else self._read(self.block_rows)
 
-    def _read(self) -> Iterator[Block]:
-        size = max(FEWEST_ROWS, PRODUCTS_AT_ONCE // self.width)
+    @property
+    def block_rows(self) -> int:
+        """Rows in a block that is formed anew in every pass."""
+        return max(FEWEST_ROWS, PRODUCTS_AT_ONCE // self.width)
+
+    def _read(self, size: int) -> Iterator[Block]:
         for start in range(0, len(self.x), size):
             rows = slice(start, min(start + size, len(self.x)))
             z = self._standard(self.x[rows])

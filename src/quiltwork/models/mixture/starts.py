@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from quiltwork.models.mixture.design import Array
-from quiltwork.models.mixture.em import Given, Problem, Run, maximise
+from quiltwork.models.mixture.em import Given, Pass, Problem, Run, maximise
 from quiltwork.models.mixture.standard import Block, Standard
 from quiltwork.models.mixture.steps import Parameters
 
@@ -46,16 +46,21 @@ class Competition:
     rows: int = 100_000
 
 
-def best_start(problem: Problem, n_experts: int, competition: Competition, rng: np.random.Generator) -> Parameters:
-    """The parameters of the best of several loose runs."""
+def best_start(
+    problem: Problem, n_experts: int, competition: Competition, rng: np.random.Generator
+) -> Parameters | Pass:
+    """The best of several loose runs: its last pass, or its parameters if it saw some of the rows only."""
     part = _part(problem, competition.rows, rng)
     if n_experts == 1:
         return _first(part, 1, _everyone)
     runs: list[Run] = []
     while len(runs) < competition.n_init and not _agreed(runs, competition.agreeing, part):
         start = _first(part, n_experts, partition(part, n_experts, rng))
-        runs.append(maximise(part, start, tolerance=LOOSE_TOLERANCE, max_iterations=competition.max_iterations))
-    return max(runs, key=lambda run: run.last.value).last.parameters
+        rival = max((run.last.value for run in runs), default=-np.inf)
+        most = competition.max_iterations
+        runs.append(maximise(part, start, tolerance=LOOSE_TOLERANCE, max_iterations=most, rival=rival))
+    best = max(runs, key=lambda run: run.last.value).last
+    return best if part is problem else best.parameters
 
 
 def partition(problem: Problem, n_experts: int, rng: np.random.Generator) -> Given:

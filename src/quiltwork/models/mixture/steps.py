@@ -23,10 +23,10 @@ from scipy.special import gammaln
 from quiltwork.models.mixture.design import Array
 from quiltwork.models.mixture.experts.poisson import MOST_LOG_RATE
 from quiltwork.models.mixture.regression import (
+    least_squares_all,
     newton_step,
     softmax_curvature,
     softmax_hessian,
-    weighted_least_squares,
 )
 from quiltwork.models.mixture.standard import Block
 
@@ -144,14 +144,16 @@ class GaussianStep:
 
     def update(self, parameters: Parameters, sums: Sums) -> Parameters:
         """The exact maximum, expert by expert."""
-        coefficients, variances = parameters.coefficients.copy(), parameters.variances.copy()
-        cross = sums.first.reshape(coefficients.shape)
-        for k in np.flatnonzero(sums.mass > LEAST_MASS):
-            b = weighted_least_squares(sums.second[k], cross[k].T, self.ridge[1:])
-            rss = sums.squares[k] - 2 * (b * cross[k]).sum(axis=1) + np.einsum("qa,ab,qb->q", b, sums.second[k], b)
-            coefficients[k] = b
-            variances[k] = np.maximum((rss + b**2 @ self.ridge) / sums.mass[k], self.floor)
-        return Parameters(parameters.gate, coefficients, variances)
+        cross = sums.first.reshape(parameters.coefficients.shape)
+        b = least_squares_all(sums.second, cross, self.ridge[1:])
+        rss = sums.squares + (b * (b @ sums.second - 2 * cross + self.ridge * b)).sum(axis=2)
+        alive = (sums.mass > LEAST_MASS)[:, None]
+        variances = np.maximum(rss / np.where(alive, sums.mass[:, None], 1.0), self.floor)
+        return Parameters(
+            parameters.gate,
+            np.where(alive[:, :, None], b, parameters.coefficients),
+            np.where(alive, variances, parameters.variances),
+        )
 
     def penalty(self, parameters: Parameters) -> float:
         """ridge |slopes|^2 / (2 s^2)."""
@@ -210,8 +212,7 @@ class MultinomialStep:
         slopes = sums.first.reshape(coefficients.shape) - self.ridge * coefficients
         edges = sums.second.reshape(k, -1, p, p)
         for one in np.flatnonzero(sums.mass > LEAST_MASS):
-            hessian = softmax_hessian(edges[one], self.classes)
-            hessian[np.diag_indices_from(hessian)] += np.tile(self.ridge, self.classes)
+            hessian = softmax_hessian(edges[one], self.classes, self.ridge)
             coefficients[one] += newton_step(slopes[one].ravel(), hessian).reshape(self.classes, p)
         return replace(parameters, coefficients=coefficients)
 
