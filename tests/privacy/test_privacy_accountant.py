@@ -250,3 +250,22 @@ def test_laplace_never_costs_more_than_the_sum_and_a_tiny_delta_is_no_discount_f
     assert price([laplace(2.0), laplace(4.0)], delta=delta) <= 0.75
     if delta < 1e-15:
         assert price([gaussian(2.0)], delta=delta) == math.inf
+
+
+# Units
+
+
+def of_a_row(*events: LaplaceEvent | GaussianEvent | ExactEvent) -> list[LaplaceEvent | GaussianEvent | ExactEvent]:
+    return [event.model_copy(update={"unit": "row"}) for event in events]
+
+
+@pytest.mark.parametrize("delta", [0.0, 1e-6])
+def test_a_row_costs_what_a_document_costs(delta: float) -> None:
+    for events in ([laplace(2.0)], [gaussian(3.0)], [laplace(2.0), gaussian(3.0)], [ExactEvent(released="ffn")]):
+        assert price(of_a_row(*events), delta=delta) == price(events, delta=delta)
+
+
+def test_prices_for_a_row_and_for_a_document_do_not_add_up() -> None:
+    for events in ([laplace(2.0), laplace(2.0)], [gaussian(5.0), laplace(2.0)]):
+        assert math.isfinite(price(events, delta=1e-6))
+        assert price([events[0], *of_a_row(events[1])], delta=1e-6) == math.inf

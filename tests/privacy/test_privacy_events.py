@@ -32,7 +32,14 @@ GAUSSIAN = {
 }
 EXACT = {"mechanism": "exact", "released": "ffn", "unit": "document", "note": "as it is"}
 OTHER = {"mechanism": "skellam", "released": "tokens", "unit": "person", "mu": [1, {"deep": 2.5}], "on": None}
-TYPES = [(LAPLACE, LaplaceEvent), (GAUSSIAN, GaussianEvent), (EXACT, ExactEvent), (OTHER, OtherEvent)]
+OF_A_ROW = {**GAUSSIAN, "released": "covariates", "unit": "row"}
+TYPES = [
+    (OF_A_ROW, GaussianEvent),
+    (LAPLACE, LaplaceEvent),
+    (GAUSSIAN, GaussianEvent),
+    (EXACT, ExactEvent),
+    (OTHER, OtherEvent),
+]
 
 
 @pytest.mark.parametrize(("record", "kind"), TYPES)
