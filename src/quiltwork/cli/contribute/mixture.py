@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from quiltwork.cli.contribute.sealing import seal
-from quiltwork.cli.inputs import listed, named, print_json, read_text, say
+from quiltwork.cli.inputs import listed, named, numbers, print_json, read_text, say
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
-    from quiltwork.party.mixture import MixtureOrder
+    from quiltwork.evidence.clipped import ClippedGaussian
+    from quiltwork.party.private_em import PrivateFit
 
 NAME = "mixture"
 HELP = """Fit a mixture of experts to your own table, here, and write one contribution directory of a few kilobytes.
@@ -26,7 +28,9 @@ EXAMPLES = """Examples:
 `quiltwork contribute mixture --data part.parquet --target y --party a --out a`
 
 `quiltwork contribute mixture --data ward.csv --target stay --features age,pulse --units age=years --units pulse=1/min
---n-experts bic --covariates gaussian:epsilon=1,delta=1e-6,clip=3 --party north --out north --confine --json`"""
+--n-experts bic --covariates gaussian:epsilon=1,delta=1e-6 --guess age=50,20 --guess pulse=80,20 --party north
+--out north --confine --json`"""
+_NOISE = "Under noise (differential privacy)"
 
 
 def run(
@@ -48,13 +52,30 @@ def run(
     n_experts: Annotated[str, typer.Option(help="Number of experts, or bic.")] = "2",
     missing: Annotated[str, typer.Option(help="Rows with a missing value: refuse or drop.")] = "refuse",
     covariates: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Summary of the features: none, the number of its Gaussians (1 is a mean and covariance), or "
-            "gaussian:epsilon=1,delta=1e-6,clip=3 under noise."
+            "gaussian:epsilon=1,delta=1e-6,clip=3 under noise. [default: 1; none with --private]"
         ),
-    ] = "1",
+    ] = None,
     precision: Annotated[bool, typer.Option(help="Also release how sharply the fit is determined.")] = False,
+    private: Annotated[
+        str | None, typer.Option(help="Fit under noise: gaussian:epsilon=8,delta=1e-6,clip=4.", rich_help_panel=_NOISE)
+    ] = None,
+    private_steps: Annotated[
+        int, typer.Option(help="Looks at the rows of a fit under noise.", rich_help_panel=_NOISE)
+    ] = 20,
+    private_precision: Annotated[
+        str | None, typer.Option(help="Precision under noise, as for --private.", rich_help_panel=_NOISE)
+    ] = None,
+    guess: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="COLUMN=CENTRE,SCALE: where a column lies and how far it reaches, from public knowledge and never "
+            "from your rows. Each column that leaves under noise needs one. Repeatable.",
+            rich_help_panel=_NOISE,
+        ),
+    ] = None,
     likelihood: Annotated[bool, typer.Option(help="State the log-likelihood of your rows.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the starts.")] = 0,
     licence: Annotated[str, typer.Option(help="Licence of the contribution (SPDX).")] = "LicenseRef-unstated",
@@ -67,14 +88,12 @@ def run(
 ) -> None:
     """Fit a mixture of experts to your own table, here, and write one contribution directory."""
     text = read_text(card, "--card") if card else ""
-    order_of = partial(
-        _order, party=party, n_experts=n_experts, covariates=covariates, licence=licence, card=text, seed=seed
-    )
     scratch = out.with_name(f".{out.name}.scratch")
     sealing = _confine(data, out, scratch) if confine else "off"
     say(f"confinement: {sealing}")
     from quiltwork.contribution.describe import describe
     from quiltwork.party.mixture import contribute_mixture
+    from quiltwork.party.mixture_order import MixtureOrder
     from quiltwork.party.table import open_table
 
     try:
@@ -88,7 +107,18 @@ def run(
             classes=listed(classes) if classes else None,
             missing=missing,  # type: ignore[arg-type]
         )
-        order = order_of(precision=precision, report_likelihood=likelihood)
+        noise = _Noise(fragment.features, fragment.target, guess or [])
+        order = MixtureOrder(
+            party=party,
+            n_experts=_count_or_bic(n_experts),
+            covariates=noise.covariates(covariates or ("none" if private else "1")),
+            precision=noise.rule(private_precision, fragment.features) if private_precision else precision,
+            report_likelihood=likelihood,
+            licence=licence,
+            card=text,
+            seed=seed,
+            private=noise.fit(private, private_steps) if private else None,
+        )
         contribution = contribute_mixture(fragment, out, order, overwrite=overwrite)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -99,12 +129,58 @@ def run(
     say(f"look at it before it leaves: quiltwork inspect {out}")
 
 
-def _order(*, n_experts: str, covariates: str, **rest: Any) -> MixtureOrder:
-    from quiltwork.party.mixture import MixtureOrder
+@dataclass(frozen=True)
+class _Noise:
+    """The rules of what leaves under noise, with the public guesses that they need."""
 
-    k: int | Literal["bic"] = "bic" if n_experts == "bic" else _whole(n_experts, "--n-experts", "a number or bic")
-    summary = None if covariates == "none" else _whole(covariates, "--covariates", "none or a number of Gaussians")
-    return MixtureOrder(n_experts=k, covariates=summary, **rest)
+    features: tuple[str, ...]
+    target: tuple[str, ...]
+    guesses: Sequence[str]
+
+    def covariates(self, text: str) -> int | ClippedGaussian | None:
+        """A number of Gaussians, a rule, or None for ``none``."""
+        if text == "none":
+            return None
+        if ":" in text:
+            return self.rule(text, self.features)
+        return _whole(text, "--covariates", "none, a number of Gaussians or gaussian:epsilon=...,delta=...")
+
+    def fit(self, text: str, steps: int) -> PrivateFit:
+        """The rule of a fit."""
+        from quiltwork.party.private_em import PrivateFit
+
+        return PrivateFit(self.rule(text, (*self.features, *self.target)), steps)
+
+    def rule(self, text: str, columns: tuple[str, ...]) -> ClippedGaussian:
+        """A rule over some columns."""
+        import numpy as np
+
+        from quiltwork.evidence.clipped import ClippedGaussian
+
+        known = dict(named(guess, "--guess") for guess in self.guesses)
+        for name in known:
+            if name not in (*self.features, *self.target):
+                raise InvalidOption(
+                    f"--guess {name}", why="it is no feature and no target", mend="Name a column of the table."
+                )
+        pairs = np.array([_pair(name, known.get(name)) for name in columns])
+        return ClippedGaussian.from_text(text, pairs[:, 0], pairs[:, 1])
+
+
+def _pair(column: str, guess: str | None) -> list[float]:
+    mend = f"State --guess {column}=CENTRE,SCALE from public knowledge, such as --guess age=50,20."
+    if guess is None:
+        raise InvalidOption(
+            f"column '{column}'", why="it would leave under noise, and nobody says where it lies", mend=mend
+        )
+    pair = numbers(guess, f"--guess {column}")
+    if len(pair) != 2:
+        raise InvalidOption(f"--guess {column}={guess}", why="it is not a centre and a scale", mend=mend)
+    return pair
+
+
+def _count_or_bic(word: str) -> int | Literal["bic"]:
+    return "bic" if word == "bic" else _whole(word, "--n-experts", "a number or bic")
 
 
 def _whole(word: str, what: str, wanted: str) -> int:
