@@ -143,10 +143,7 @@ def read_table(path: str | Path) -> SavedTable:
             arrays = _read_arrays(directory, MODEL, record.model)
     except ContributionError as error:
         raise CheckpointError(f"'{path}'", why=f"{error.what}: {error.why}", mend=_MEND) from error
-    solution = None
-    if record.gate == "softmax":
-        mixture = mixture_from(arrays, table, "all")
-        solution = Solution(mixture, record.excluded, record.objective, record.notes)
+    solution = _solution(record, arrays, table) if record.gate == "softmax" else None
     entries = tuple(Entry(m.party, m.digest, m.licence) for m in record.contributions)
     provenance = Provenance(None, record.method, entries)
     return SavedTable(record.method, record.options, table, locals_, provenance, solution)
@@ -262,6 +259,14 @@ def _read_local(directory: Directory, machine: SavedMachine, table: Table) -> Lo
         parts.precision,
         machine.converged,
     )
+
+
+def _solution(record: SavedRecord, arrays: Mapping[str, Array], table: Table) -> Solution:
+    try:
+        mixture = mixture_from(arrays, table, "the composition")
+    except QuiltworkError as error:
+        raise _broken(f"file '{MODEL}'", f"{error.what}: {error.why}") from error
+    return Solution(mixture, record.excluded, record.objective, record.notes)
 
 
 def _read_arrays(directory: Directory, file: str, digest: str) -> dict[str, Array]:

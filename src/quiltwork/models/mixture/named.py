@@ -72,32 +72,33 @@ def from_named(tensors: Mapping[str, Array], table: Table, party: str) -> Parts:
         TensorMismatch: an array is missing, has another shape, or holds a value that no fit has.
         InvalidOption: the covariate summary is none.
     """
-    p = 1 + table.n_features
-    k = len(_array(tensors, "mixture.gate", (None, p), party))
+    p, owner = 1 + table.n_features, f"party '{party}'"
+    mixture = mixture_from(tensors, table, owner)
+    k = mixture.n_experts
     precision = None
     if any(name.startswith("precision.") for name in tensors):
         hessian = np.zeros((0, 0))
         if k > 1:
-            hessian = _array(tensors, "precision.gate_hessian", ((k - 1) * p, (k - 1) * p), party)
-        precision = Precision(_array(tensors, "precision.expert_grams", (k, p, p), party), hessian)
-    return Parts(mixture_from(tensors, table, party), _covariates(tensors, table, party), precision)
+            hessian = _array(tensors, "precision.gate_hessian", ((k - 1) * p, (k - 1) * p), owner)
+        precision = Precision(_array(tensors, "precision.expert_grams", (k, p, p), owner), hessian)
+    return Parts(mixture, _covariates(tensors, table, owner), precision)
 
 
-def mixture_from(tensors: Mapping[str, Array], table: Table, party: str) -> Mixture[Experts]:
-    """The mixture alone.
+def mixture_from(tensors: Mapping[str, Array], table: Table, owner: str) -> Mixture[Experts]:
+    """The mixture alone; ``owner`` says in messages whose it is.
 
     Raises:
         TensorMismatch: an array is missing, has another shape, or holds a value that no fit has.
     """
     p = 1 + table.n_features
-    gate = _array(tensors, "mixture.gate", (None, p), party)
-    coefficients = _array(tensors, "mixture.coefficients", (len(gate), table.n_outputs, p), party)
+    gate = _array(tensors, "mixture.gate", (None, p), owner)
+    coefficients = _array(tensors, "mixture.coefficients", (len(gate), table.n_outputs, p), owner)
     experts: Experts
     match table.family:
         case "gaussian":
-            variances = _array(tensors, "mixture.variances", (len(gate), table.n_outputs), party)
+            variances = _array(tensors, "mixture.variances", (len(gate), table.n_outputs), owner)
             if not (variances > 0).all():
-                raise _refused("mixture.variances", party, "a variance in it is not positive")
+                raise _refused("mixture.variances", owner, "a variance in it is not positive")
             experts = GaussianExperts(coefficients, variances)
         case "multinomial":
             experts = MultinomialExperts(coefficients)
@@ -106,31 +107,31 @@ def mixture_from(tensors: Mapping[str, Array], table: Table, party: str) -> Mixt
     return Mixture(SoftmaxGate(gate), experts)
 
 
-def _covariates(tensors: Mapping[str, Array], table: Table, party: str) -> CovariateSummary | None:
+def _covariates(tensors: Mapping[str, Array], table: Table, owner: str) -> CovariateSummary | None:
     if not any(name.startswith("covariates.") for name in tensors):
         return None
     d = table.n_features
-    counts = _array(tensors, "covariates.counts", (None,), party)
-    means = _array(tensors, "covariates.means", (len(counts), d), party)
-    covariances = _array(tensors, "covariates.covariances", (len(counts), d, d), party)
+    counts = _array(tensors, "covariates.counts", (None,), owner)
+    means = _array(tensors, "covariates.means", (len(counts), d), owner)
+    covariances = _array(tensors, "covariates.covariances", (len(counts), d, d), owner)
     return CovariateSummary.from_arrays(counts, means, covariances)
 
 
-def _array(tensors: Mapping[str, Array], name: str, shape: Sequence[int | None], party: str) -> Array:
+def _array(tensors: Mapping[str, Array], name: str, shape: Sequence[int | None], owner: str) -> Array:
     """One array of finite numbers; None in ``shape`` is any length from one on."""
     if name not in tensors:
-        raise _refused(name, party, "it is missing")
+        raise _refused(name, owner, "it is missing")
     array = np.asarray(tensors[name], dtype=np.float64)
     fits = array.ndim == len(shape) and all(
         n == m if m is not None else n > 0 for n, m in zip(array.shape, shape, strict=False)
     )
     if not fits:
         wanted = ", ".join("any" if length is None else str(length) for length in shape)
-        raise _refused(name, party, f"its shape is {list(array.shape)}, and the table makes it [{wanted}]")
+        raise _refused(name, owner, f"its shape is {list(array.shape)}, and the table makes it [{wanted}]")
     if not np.isfinite(array).all():
-        raise _refused(name, party, "a number in it is not finite")
+        raise _refused(name, owner, "a number in it is not finite")
     return array
 
 
-def _refused(name: str, party: str, why: str) -> TensorMismatch:
-    return TensorMismatch(f"tensor '{name}' of party '{party}'", why=why, mend=_MEND)
+def _refused(name: str, owner: str, why: str) -> TensorMismatch:
+    return TensorMismatch(f"tensor '{name}' of {owner}", why=why, mend=_MEND)
