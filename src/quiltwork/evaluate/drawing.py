@@ -100,6 +100,12 @@ def figure(width: float, height: float) -> Iterator[tuple[Any, io.BytesIO]]:
         figure.savefig(buffer, format="png", metadata={"Software": None})
 
 
+def panel_grid(count: int) -> tuple[int, int]:
+    """How many of ``count`` panels go beside each other, four at most, and how many below."""
+    across = min(count, 4) or 1
+    return across, math.ceil(count / across) or 1
+
+
 def limit_of(grid: Grid, *, skip: Callable[[int, int], bool] | None = None) -> float:
     """The end of a colour scale around zero: the largest finite size in the grid, cells to ``skip`` aside."""
     sizes = [

@@ -6,7 +6,6 @@ for.
 
 from __future__ import annotations
 
-import math
 import re
 import statistics
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -18,28 +17,40 @@ from quiltwork.evaluate.drawing import (
     BETTER,
     HATCHES,
     OKABE_ITO,
-    WORSE,
     Grid,
     figure,
     heat_map,
     label,
     labels,
     limit_of,
+    panel_grid,
     robust_limit,
     slot_styles,
 )
+from quiltwork.evaluate.gain_plots import party_gains
 from quiltwork.evaluate.metrics import percent_above
 from quiltwork.evaluate.pareto import front
 from quiltwork.evaluate.scores import Cell, Scores
 
 MARKERS = "osD^vPX*<>hp"
+# with more parties a row for each one's own model hides the rows that matter
+MOST_ALONE = 16
+# with more columns cells have no room for numbers
+MOST_NUMBERED = 24
 # a narrower part of a bar cannot hold its number
 MIN_SHARE_SHOWN = 0.07
 
 
 def score_rows(scores: Scores) -> dict[str, Mapping[str, Cell]]:
-    """All rows of the matrix by label: the methods, then each party's own model as ``alone: NAME``."""
+    """All rows of the matrix by label: the methods, then each party's own model as ``alone: NAME``.
+
+    With more than `MOST_ALONE` parties these are one row, ``alone: each on its own``: every party's own model in that
+    party's column.
+    """
     rows: dict[str, Mapping[str, Cell]] = {name: row.domains for name, row in scores.methods.items()}
+    if len(scores.alone) > MOST_ALONE:
+        own = {party: row.domains[party] for party, row in scores.alone.items() if party in row.domains}
+        return rows | {"alone: each on its own": own}
     return rows | {f"alone: {party}": row.domains for party, row in scores.alone.items()}
 
 
@@ -59,20 +70,29 @@ def score_matrix(scores: Scores) -> bytes:
         [_change(cells[d].value, reference[d], ratio=ratio) if d in cells else None for d in domains]
         for cells in rows.values()
     ]
-    texts = [[_short(cells[d].value) if d in cells else "–" for d in domains] for cells in rows.values()]
-    with figure(max(7.0, 3.6 + 0.85 * len(domains)), 1.9 + 0.36 * len(rows)) as (canvas, png):
+    texts = [[_short(cells.get(d)) for d in domains] for cells in rows.values()]
+    crowded = len(domains) > MOST_NUMBERED
+    with figure(_width(domains), 1.9 + 0.36 * len(rows)) as (canvas, png):
         metric = scores.measure
         title = f"{metric.title} on {metric.material} (lower is better)"
         axes = canvas.add_subplot(title=title, ylabel="model", xlabel=metric.material)
         unit = "%" if ratio else metric.name
-        bar = f"change against the {'public base' if base else 'column median'}, {unit}"
+        bar = f"change against the\n{'public base' if base else 'column median'}, {unit}"
         limit = limit_of(change) if ratio else robust_limit(change)
-        names = [*labels(list(scores.methods)), *(f"alone: {name}" for name in labels(list(scores.alone)))]
-        heat_map(axes, change, texts, rows=names, columns=labels(domains), bar=bar, limit=limit)
+        alone = [name.removeprefix("alone: ") for name in list(rows)[len(scores.methods) :]]
+        names = [*labels(list(scores.methods)), *(f"alone: {name}" for name in labels(alone))]
+        heat_map(axes, change, [] if crowded else texts, rows=names, columns=labels(domains), bar=bar, limit=limit)
+        if crowded:
+            axes.tick_params(axis="x", labelsize=6)
         split = len(_own_domains(scores)) - 0.5
         if 0 < split < len(domains) - 1:
             axes.axvline(split, color="black", linewidth=1.5)
     return png.getvalue()
+
+
+def _width(domains: Sequence[str]) -> float:
+    """Inches for a map with a column for each domain."""
+    return 4.2 + 0.17 * len(domains) if len(domains) > MOST_NUMBERED else max(7.0, 3.6 + 0.85 * len(domains))
 
 
 def _column_median(rows: Mapping[str, Mapping[str, Cell]], domain: str) -> float:
@@ -84,62 +104,11 @@ def _change(value: float, reference: float, *, ratio: bool) -> float:
     return percent_above(value, reference) if ratio else value - reference
 
 
-def _short(value: float) -> str:
-    """A score in the width of a cell."""
-    return f"{value:.2f}" if abs(value) < 1000 else f"{value:.1e}"
-
-
-def party_gains(scores: Scores) -> bytes:
-    """For each method one panel of bars: what each party saves on its own text against its model alone."""
-    # the base would stretch the axis and says nothing about composing
-    methods = [name for name in scores.methods if name != "base"]
-    across, down = _panel_grid(len(methods))
-    height = 0.6 + down * (0.85 + 0.3 * len(scores.parties))
-    with figure(2.0 + 2.35 * across, height) as (canvas, png):
-        panels = canvas.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
-        for axes, method in zip(panels, methods, strict=False):
-            _gain_panel(axes, insight.gains(scores, method), method)
-        for place, axes in enumerate(panels):
-            axes.set_visible(place < len(methods))
-            # a column whose lower panel is empty carries its scale one panel higher
-            axes.tick_params(labelbottom=place + across >= len(methods))
-        _widen(panels[0])
-        panels[0].invert_yaxis()
-        note = f"{scores.metric} saved against the party alone, on its own held-out data (right is better)"
-        canvas.supxlabel(note, fontsize=10)
-    return png.getvalue()
-
-
-def _panel_grid(count: int) -> tuple[int, int]:
-    across = min(count, 4) or 1
-    return across, math.ceil(count / across) or 1
-
-
-def _gain_panel(axes: Any, gains: Sequence[insight.Gain], method: str) -> None:
-    for i, gain in enumerate(gains):
-        if gain.own is None:
-            axes.text(0, i, " not scored", va="center", fontsize=7, color="#555555")
-        else:
-            _gain_bar(axes, i, gain.own, gain.own_error)
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_title(label(method), fontsize=10)
-    axes.set_yticks(range(len(gains)), labels([gain.party for gain in gains]))
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _gain_bar(axes: Any, place: int, value: float, std: float | None) -> None:
-    axes.barh(place, value, xerr=std, color=BETTER if value >= 0 else WORSE, height=0.65, capsize=2)
-    end = math.copysign(abs(value) + (std or 0.0), value)
-    look = {"ha": "left" if value >= 0 else "right", "va": "center", "fontsize": 8}
-    offset = (4 if value >= 0 else -4, 0)
-    axes.annotate(f"{value:+.3f}", (end, place), offset, textcoords="offset points", **look)
-
-
-def _widen(axes: Any) -> None:
-    """Room for the numbers at the ends of the bars."""
-    low, high = axes.get_xlim()
-    room = 0.32 * (high - low)
-    axes.set_xlim(low - (room if low < 0 else 0.0), high + (room if high > 0 else 0.0))
+def _short(cell: Cell | None) -> str:
+    """A score in the width of a cell of the figure."""
+    if cell is None:
+        return "–"
+    return f"{cell.value:.2f}" if abs(cell.value) < 1000 else f"{cell.value:.1e}"
 
 
 def pareto_public(scores: Scores) -> bytes:
@@ -242,7 +211,7 @@ def routing_layers(scores: Scores, method: str) -> bytes:
     """One panel a domain: layers downwards, slots across, darkness the share."""
     routing = scores.routing[method]
     domains = [d for d in ordered_domains(scores) if d in routing]
-    across, down = _panel_grid(len(domains))
+    across, down = panel_grid(len(domains))
     slots = max((len(routing[d].slots) for d in domains), default=1)
     depth = max((len(routing[d].layers) for d in domains), default=1)
     with figure(1.0 + across * (0.9 + 0.26 * slots), 0.6 + down * (1.5 + 0.16 * depth)) as (canvas, png):
@@ -273,12 +242,15 @@ def externalities(scores: Scores, method: str) -> bytes:
     # a party's own column is far larger than the rest and would leave the rest white
     others = limit_of(grid, skip=lambda i, j: parties[i] == domains[j])
     limit = max(others, limit_of(grid) / 20)
-    with figure(max(7.0, 3.6 + 0.85 * len(domains)), 2.4 + 0.36 * len(parties)) as (canvas, png):
+    crowded = len(domains) > MOST_NUMBERED
+    with figure(_width(domains), 2.4 + (0.17 if crowded else 0.36) * len(parties)) as (canvas, png):
         title = f"Saved by having a party in {label(method)} (positive: it helps)"
         axes = canvas.add_subplot(title=title, ylabel="party", xlabel=scores.measure.material)
         bar = f"{scores.metric} saved"
         names = {"rows": labels(parties), "columns": labels(domains)}
-        heat_map(axes, grid, texts, **names, bar=bar, limit=limit, high_is_better=True)
+        heat_map(axes, grid, [] if crowded else texts, **names, bar=bar, limit=limit, high_is_better=True)
+        if crowded:
+            axes.tick_params(labelsize=6)
     return png.getvalue()
 
 
@@ -286,14 +258,17 @@ def contribution_bytes(scores: Scores) -> bytes:
     """Bars: how many bytes each party handed over."""
     parties = [p for p in scores.parties if p in scores.contributions]
     sizes = [scores.contributions[p].bytes for p in parties]
-    with figure(8.0, 1.2 + 0.34 * len(parties)) as (canvas, png):
-        axes = canvas.add_subplot(xlabel="megabytes handed over (10⁶ bytes)")
+    crowded = len(parties) > MOST_NUMBERED
+    scale, unit = (1e6, "megabytes") if max(sizes, default=0) >= 1e6 else (1e3, "kilobytes")
+    with figure(8.0, 1.2 + (0.1 if crowded else 0.34) * len(parties)) as (canvas, png):
+        axes = canvas.add_subplot(xlabel=f"{unit} handed over ({scale:,.0f} bytes)")
         axes.set_title("Size of each contribution")
-        bars = axes.barh(range(len(parties)), [s / 1e6 for s in sizes], color=BETTER, height=0.65)
-        axes.bar_label(bars, [f"{s / 1e6:.2f}" for s in sizes], padding=4, fontsize=8)
-        axes.set_yticks(range(len(parties)), labels(parties))
+        bars = axes.barh(range(len(parties)), [s / scale for s in sizes], color=BETTER, height=0.65)
+        if not crowded:
+            axes.bar_label(bars, [f"{s / scale:.2f}" for s in sizes], padding=4, fontsize=8)
+        axes.set_yticks(range(len(parties)), labels(parties), fontsize=5 if crowded else None)
         axes.invert_yaxis()
-        axes.margins(x=0.12)
+        axes.margins(x=0.12, y=0.01 if crowded else None)
         axes.spines[["top", "right"]].set_visible(False)
     return png.getvalue()
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from quiltwork.evaluate.scores import Cell
+from quiltwork.evaluate.scores import Cell, Scores
 
 LEVELS = (50, 80, 90, 95)
 """Central predictive intervals that are checked, in per cent."""
@@ -77,3 +77,20 @@ def pooled(cells: Iterable[Cell]) -> dict[str, float]:
         if name not in _NOT_POOLED
     }
     return means | derived(means)
+
+
+def pooled_methods(scores: Scores) -> dict[str, dict[str, float]]:
+    """For each method its measures on all parties' own rows together, and those of the model itself.
+
+    What every party has alone, each on its own rows, is added as ``alone``. Methods that lack a party's cell are left
+    out: other rows give other numbers.
+    """
+    own = [party for party in scores.parties if party in scores.domains]
+    rows = {name: (row.domains, row.extra) for name, row in scores.methods.items()}
+    alone = {party: row.domains[party] for party, row in scores.alone.items() if party in row.domains}
+    found = {
+        name: pooled(cells[party] for party in own) | extra
+        for name, (cells, extra) in {**rows, "alone": (alone, {})}.items()
+        if own and set(own) <= cells.keys()
+    }
+    return {name: means for name, means in found.items() if means}
