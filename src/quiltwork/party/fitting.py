@@ -30,7 +30,7 @@ from quiltwork.models.mixture.mixture import Mixture
 from quiltwork.models.mixture.precision import precision
 from quiltwork.models.mixture.regressor import MixtureOfExpertsRegressor
 from quiltwork.party.mixture_order import MixtureOrder
-from quiltwork.party.private_em import PrivateFit, fit_privately
+from quiltwork.party.private_em import fit_privately
 from quiltwork.party.table_rows import Rows
 from quiltwork.privacy.events import Event, ExactEvent
 
@@ -50,7 +50,7 @@ class Fit:
         events: one or more for each of these.
     """
 
-    mixture: Mixture[Experts]
+    mixture: Mixture[Any]
     rows: int
     converged: bool
     iterations: int
@@ -72,7 +72,7 @@ def fit_rows(rows: Rows, family: FamilyName, order: MixtureOrder) -> Fit:
         InvalidOption: an option lies outside its domain, or does not fit the rows (more experts than rows).
     """
     with threadpool_limits(limits=1):
-        return _exact(_counted(rows), family, order) if order.private is None else _private(rows, order.private, order)
+        return _exact(_counted(rows), family, order) if order.private is None else _private(rows, family, order)
 
 
 def _counted(rows: Rows) -> Rows:
@@ -155,8 +155,13 @@ def _covariates(rows: Rows, order: MixtureOrder) -> tuple[CovariateSummary | Non
 # a fit under noise ----------------------------------------------------
 
 
-def _private(rows: Rows, rule: PrivateFit, order: MixtureOrder) -> Fit:
+def _private(rows: Rows, family: FamilyName, order: MixtureOrder) -> Fit:
+    if family != "gaussian":
+        why = "noise is calibrated for regression alone"
+        raise InvalidOption(f"a fit of family {family} under noise", why=why, mend="Ask for regression.")
     assert isinstance(order.n_experts, int)
+    assert order.private is not None
+    rule = order.private
     noisy = fit_privately(rows, order.n_experts, rule, order.seed)
     covariates, events = _covariates(rows, order)
     sharpness = None

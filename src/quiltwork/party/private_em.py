@@ -4,7 +4,7 @@ Row (x, y) becomes u of at most unit length in units declared in advance (`quilt
 u~ = (1, u). Responsibilities tau follow from the row and from parameters that are already noisy. One matrix an expert
 is all that an iteration takes from the rows:
 
-    T_k = sum_i tau_ik u~_i u~_i'        |change by one row| = |tau_i| (1 + |u_i|^2) <= 2        |tau_i| <= sum tau_i = 1
+    T_k = sum_i tau_ik u~_i u~_i'      |change by one row| = |tau_i| (1 + |u_i|^2) <= 2      |tau_i| <= sum tau_i = 1
 
 so T_1 ... T_K together have L2 sensitivity 2, however many experts, features and responses there are. With
 
@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from quiltwork.errors import InvalidOption
-from quiltwork.evidence.clipped import MOMENTS_SENSITIVITY, ClippedGaussian, noisy_matrices, weighted_moments
+from quiltwork.evidence.clipped import MOMENTS_SENSITIVITY, ClippedGaussian, noisy_matrices, shares, weighted_moments
 from quiltwork.models.mixture.design import Array, blocks, in_raw_units
 from quiltwork.models.mixture.experts.gaussian import GaussianExperts
 from quiltwork.models.mixture.gates import SoftmaxGate
@@ -49,7 +49,7 @@ FORGETTING = 0.5
 """The matrices of iteration t enter their average with weight t^-1/2 (the stepwise EM of Cappe and Moulines 2009)."""
 
 _LEAST_VARIANCE = 1e-6
-_START_SPREAD = 3.0
+_START_SPREAD = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +141,7 @@ def responsibilities(mixture: GaussianMixture, table: Array, bounds: ClippedGaus
     for part in blocks(len(table)):
         u = bounds.clipped(table[part])
         tau[part] = mixture.responsibilities(u[:, :d], u[:, d:])
-    return tau
+    return shares(tau)
 
 
 def _start(experts: int, d: int, q: int, rng: np.random.Generator) -> GaussianMixture:
@@ -162,10 +162,8 @@ def _maximised(matrices: Array, d: int, sigma: float) -> GaussianMixture:
     explained = np.einsum("kpq,kpq->kq", coefficients, 2 * cross - grams @ coefficients)
     squares = np.diagonal(matrices[:, 1 + d :, 1 + d :], axis1=1, axis2=2)
     variances = np.clip((squares - explained) / counts[:, None], _LEAST_VARIANCE, 1.0)
-    return Mixture(
-        _gate(grams, counts, floor),
-        GaussianExperts(np.array(coefficients.transpose(0, 2, 1)), np.asarray(variances, dtype=np.float64)),
-    )
+    experts = GaussianExperts(np.array(coefficients.transpose(0, 2, 1)), np.array(variances, dtype=np.float64))
+    return Mixture(_gate(grams, counts, floor), experts)
 
 
 def _gate(grams: Array, counts: Array, floor: float) -> SoftmaxGate:
