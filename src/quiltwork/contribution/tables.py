@@ -135,14 +135,14 @@ class CovariatesStatistic(Record):
 
     name: Literal["covariates"] = "covariates"
     components: Annotated[int, Field(ge=1, le=64)]
-    minimum_rows: Positive = 1
+    minimum_rows: Annotated[int, Field(ge=1, le=2**53)] = 1
 
     def part(self, method: MixtureMethod) -> Part:
-        """Counts in [1, 2^53]; that the covariances are ones is judged by whoever uses them."""
+        """Counts in [minimum_rows, 2^53]; that the covariances are ones is judged by whoever uses them."""
         groups, width = self.components, method.n_features
         _require_modest("covariates.covariances", groups, width, width)
         tensors = {
-            "covariates.counts": Requirement((groups,), ("F64",), least=1.0, most=float(2**53)),
+            "covariates.counts": Requirement((groups,), ("F64",), least=float(self.minimum_rows), most=float(2**53)),
             "covariates.means": Requirement((groups, width), ("F64",)),
             "covariates.covariances": Requirement((groups, width, width), ("F64",)),
         }
