@@ -7,10 +7,16 @@ from typing import Any
 import pytest
 
 from quiltwork.cli.catalog import LANGUAGE, METHODS, TABLES, is_table_method, make_method, make_table_method
+from quiltwork.compose.aligned_average import AlignedAverage
+from quiltwork.compose.ambient import AmbientMixture
 from quiltwork.compose.ensemble import Ensemble
 from quiltwork.compose.method import Method
+from quiltwork.compose.middle import Middle
 from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
+from quiltwork.compose.precision_average import PrecisionAverage
+from quiltwork.compose.reduction import Reduction
 from quiltwork.compose.soup import Soup
+from quiltwork.compose.tables import TableMethod
 from quiltwork.errors import InvalidOption
 
 COMMON: dict[str, Any] = {"weights": {"a": 2.0}, "include": ("a", "b")}
@@ -34,9 +40,26 @@ WHOLE: dict[str, tuple[dict[str, Any], Method]] = {
     "evidence_full": (EVIDENCE, MixtureOfExperts(PrefixEvidence(**EVIDENCE), scope="full", **COMMON)),
 }
 
+SUPPORT: dict[str, Any] = {"support": 100, "seed": 3}
+REDUCTION: dict[str, Any] = {"n_experts": 2, "gate": "projection", "experts": "precision", "robust": False}
+WHOLE_TABLES: dict[str, tuple[dict[str, Any], TableMethod]] = {
+    "reduction": (
+        REDUCTION | SUPPORT | {"machine_weights": "evidence"},
+        Reduction(weights="evidence", **REDUCTION, **SUPPORT),
+    ),
+    "aligned_average": (SUPPORT, AlignedAverage(**SUPPORT)),
+    "middle": (SUPPORT | {"divergence": "transport"}, Middle("transport", **SUPPORT)),
+    "precision_average": (SUPPORT, PrecisionAverage(**SUPPORT)),
+    "ambient": ({"machine_weights": "evidence"}, AmbientMixture("evidence")),
+}
+
 
 def test_every_row_is_tested() -> None:
     assert WHOLE.keys() == LANGUAGE.keys()
+    assert WHOLE_TABLES.keys() == TABLES.keys()
+    assert {name: set(options) for name, (options, _) in WHOLE_TABLES.items()} == {
+        name: set(row.options) for name, row in TABLES.items()
+    }
     assert {name: {*options, *COMMON} for name, (options, _) in WHOLE.items()} == {
         name: set(row.options) for name, row in LANGUAGE.items()
     }
@@ -51,6 +74,14 @@ def test_a_method_bears_its_name_and_takes_all_its_options(name: str) -> None:
     options, method = WHOLE[name]
     assert make_method(name, options | COMMON) == method
     assert method != make_method(name, {})
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_method_over_tables_bears_its_name_and_takes_all_its_options(name: str) -> None:
+    assert make_table_method(name, {}).name == name
+    assert make_table_method(name.replace("_", "-"), {}) == make_table_method(name, {})
+    options, method = WHOLE_TABLES[name]
+    assert make_table_method(name, options) == method != make_table_method(name, {})
 
 
 @pytest.mark.parametrize("name", METHODS)
