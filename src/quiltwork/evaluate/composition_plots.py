@@ -101,7 +101,7 @@ def machine_distances(distances: Mapping[str, float], excluded: Mapping[str, str
     """How far each machine's own model is from the composed one; machines left out are named with the reason.
 
     Args:
-        distances: for each party the divergence of its model from the composed one, nats per row.
+        distances: for each party how far its model is from the composed one, nats per row.
         excluded: parties that took no part, each with its reason.
         method: name of the composition.
     """
@@ -109,7 +109,9 @@ def machine_distances(distances: Mapping[str, float], excluded: Mapping[str, str
     named = len(order) <= MOST_NAMED
     smallest = min((value for value in distances.values() if value > 0), default=1e-9)
     with figure(9.4, 1.5 + (0.26 if named else 0.12) * len(order)) as (canvas, png):
-        axes = canvas.add_subplot(xlabel="divergence of the machine's model from the composed one, nats (logarithmic)")
+        axes = canvas.add_subplot(
+            xlabel="bound on the divergence from the machine's own model, nats per row (logarithmic)"
+        )
         axes.set_title(f"Machines in {label(method)}: {len(order) - len(excluded)} took part, {len(excluded)} left out")
         axes.set_xscale("log")
         for place, party in enumerate(order):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from quiltwork.evaluate import insight
+from quiltwork.evaluate.calibration_plots import calibrated, calibration
 from quiltwork.evaluate.drawing import (
     BETTER,
     HATCHES,
@@ -288,10 +289,15 @@ def draw_all(scores: Scores) -> list[Drawing]:
     Raises:
         InvalidOption: matplotlib is not installed.
     """
-    drawn: list[Drawing] = []
-    for section, caption, draw in _wanted(scores):
-        drawn.append(Drawing(_stem(caption, {d.stem for d in drawn}), section, caption, draw()))
-    return drawn
+    return drawn(_wanted(scores))
+
+
+def drawn(wanted: Iterable[tuple[str, str, Callable[[], bytes]]]) -> list[Drawing]:
+    """Draw figures that are given by section, caption and how to draw them, each with a stem of its own."""
+    done: list[Drawing] = []
+    for section, caption, draw in wanted:
+        done.append(Drawing(_stem(caption, {d.stem for d in done}), section, caption, draw()))
+    return done
 
 
 def _wanted(scores: Scores) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
@@ -312,6 +318,8 @@ def _wanted(scores: Scores) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
     for method in scores.leave_one_out:
         if method in scores.methods:
             yield "leave-one-out", f"Leave one out: {method}", partial(externalities, scores, method)
+    if calibrated(scores):
+        yield "calibration", "Calibration", lambda: calibration(scores)
     if scores.contributions:
         yield "contributions", "Contributions", lambda: contribution_bytes(scores)
 

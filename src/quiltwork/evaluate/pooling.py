@@ -13,7 +13,7 @@ This room needs nothing but NumPy: it reads score files where no model can be op
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,8 +89,14 @@ def pooled_methods(scores: Scores) -> dict[str, dict[str, float]]:
     rows = {name: (row.domains, row.extra) for name, row in scores.methods.items()}
     alone = {party: row.domains[party] for party, row in scores.alone.items() if party in row.domains}
     found = {
-        name: pooled(cells[party] for party in own) | extra
+        name: pooled(cells[party] for party in own) | _mean_ari([cells[party] for party in own]) | extra
         for name, (cells, extra) in {**rows, "alone": (alone, {})}.items()
         if own and set(own) <= cells.keys()
     }
     return {name: means for name, means in found.items() if means}
+
+
+def _mean_ari(cells: Sequence[Cell]) -> dict[str, float]:
+    """The mean over parties of the gate's agreement with known labels, where all have it."""
+    known = [cell.extra["ari"] for cell in cells if "ari" in cell.extra]
+    return {"mean_ari": math.fsum(known) / len(known)} if known and len(known) == len(cells) else {}

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from quiltwork.errors import InvalidOption
 from quiltwork.evaluate import insight, views
-from quiltwork.evaluate.plots import Drawing, draw_all, ordered_domains, varies_by_layer
+from quiltwork.evaluate.plots import Drawing, draw_all, drawn, ordered_domains, varies_by_layer
 from quiltwork.evaluate.scores import Scores
 from quiltwork.files import write_file
 
@@ -27,7 +27,11 @@ TEMPLATE = "report.html.j2"
 
 
 def write_report(
-    scores: Scores, target_html: str | os.PathLike[str], *, plots_dir: str | os.PathLike[str] | None = None
+    scores: Scores,
+    target_html: str | os.PathLike[str],
+    *,
+    plots_dir: str | os.PathLike[str] | None = None,
+    extra: Sequence[Drawing] = (),
 ) -> list[Path]:
     """Write the report, its figures and its numbers; existing files of these names are replaced.
 
@@ -35,6 +39,7 @@ def write_report(
         scores: what was measured; what is missing is left out of the report.
         target_html: the HTML file; the numbers go beside it under the same name with the ending ``.json``.
         plots_dir: where the PNG files go; by default ``NAME-plots`` beside the HTML.
+        extra: figures that the scores alone do not determine, see ``table_report``.
 
     Returns:
         The paths written: the HTML, the JSON, then the figures.
@@ -47,11 +52,16 @@ def write_report(
     if target.suffix.lower() not in (".html", ".htm"):
         why = "its name does not end in .html"
         raise InvalidOption(f"report '{target}'", why=why, mend="Name it report.html, for instance.")
-    drawings = draw_all(scores)
+    drawings = _distinct([*draw_all(scores), *extra])
     html = render(scores, drawings)
     folder = Path(plots_dir) if plots_dir is not None else target.with_name(f"{target.stem}-plots")
     written = [write_file(target, html), write_file(target.with_suffix(".json"), scores.to_json())]
     return written + [write_file(folder / f"{drawing.stem}.png", drawing.png) for drawing in drawings]
+
+
+def _distinct(drawings: Sequence[Drawing]) -> list[Drawing]:
+    """The drawings with stems of which none overwrites another's file."""
+    return drawn([(d.section, d.caption, lambda d=d: d.png) for d in drawings])  # type: ignore[misc]
 
 
 def render(scores: Scores, drawings: Sequence[Drawing]) -> str:
@@ -84,6 +94,7 @@ def _texts(scores: Scores) -> dict[str, object]:
         "samples": [(sample, views.sample_view(sample, legend)) for sample in scores.samples],
         "same_in_layers": [m for m in scores.routing if not varies_by_layer(scores, m)],
         "spread_known": views.spread_known(scores),
+        "excluded": [(name, p, why) for name, row in scores.methods.items() for p, why in row.excluded.items()],
         "active_known": any(row.active_params is not None for row in scores.methods.values()),
     }
 
@@ -96,6 +107,7 @@ def _tables(scores: Scores) -> dict[str, object]:
         "rows": views.matrix_view(scores),
         "front": views.pareto_parties(scores),
         "composed": methods,
+        "measures": views.measures_view(scores),
         "gains": [(party, [gains[m][i] for m in methods]) for i, party in enumerate(scores.parties)],
     }
 

@@ -15,8 +15,26 @@ from quiltwork.evaluate import insight
 from quiltwork.evaluate.drawing import slot_styles
 from quiltwork.evaluate.pareto import front
 from quiltwork.evaluate.plots import ordered_domains, score_rows
+from quiltwork.evaluate.pooling import pooled_methods
 from quiltwork.evaluate.scores import Cell, Row, Sample, Scores
 
+# what the report shows of a model's further measures, and how it calls them
+MEASURES = {
+    "r2": "R²",
+    "rpe": "relative predictive error",
+    "mae": "mean absolute error",
+    "accuracy": "accuracy",
+    "brier": "Brier score",
+    "calibration_error": "calibration error",
+    "coverage_50": "inside 50 % intervals",
+    "coverage_80": "inside 80 %",
+    "coverage_90": "inside 90 %",
+    "coverage_95": "inside 95 %",
+    "mean_ari": "gate against labels (ARI, mean over parties)",
+    "parameter_error": "mean squared error of parameters",
+    "transport_divergence": "transportation divergence to the truth",
+    "relaxed_divergence": "its lower bound",
+}
 # a border tells slots apart where colours repeat
 BORDERS = ("solid", "dashed", "dotted", "double")
 # a shorter run of tokens has no room for the number of its slot
@@ -118,6 +136,20 @@ def spread_known(scores: Scores) -> bool:
     """Whether any cell of a method or a model alone says how sure it is."""
     rows: list[Row] = [*scores.methods.values(), *scores.alone.values()]
     return any(cell.spread is not None for row in rows for cell in row.domains.values())
+
+
+def measures_view(scores: Scores) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """The further measures of all parties' rows together: the heads of the columns, and for each model its figures."""
+    known = pooled_methods(scores)
+    shown = [name for name in MEASURES if any(name in means for means in known.values())]
+    rows = [(model, [_measure(name, means.get(name)) for name in shown]) for model, means in known.items()]
+    return [MEASURES[name] for name in shown], rows
+
+
+def _measure(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f} %" if name.startswith("coverage") else f"{value:.4g}"
 
 
 def legend_view(scores: Scores) -> dict[str, SlotView]:
