@@ -109,9 +109,7 @@ def machine_distances(distances: Mapping[str, float], excluded: Mapping[str, str
     named = len(order) <= MOST_NAMED
     smallest = min((value for value in distances.values() if value > 0), default=1e-9)
     with figure(9.4, 1.5 + (0.26 if named else 0.12) * len(order)) as (canvas, png):
-        axes = canvas.add_subplot(
-            xlabel="bound on the divergence from the machine's own model, nats per row (logarithmic)"
-        )
+        axes = canvas.add_subplot(xlabel="bound on the divergence from the machine's own model, nats per row (log)")
         axes.set_title(f"Machines in {label(method)}: {len(order) - len(excluded)} took part, {len(excluded)} left out")
         axes.set_xscale("log")
         for place, party in enumerate(order):

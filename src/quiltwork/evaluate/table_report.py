@@ -1,9 +1,9 @@
 """The report on mixtures composed on tables, in one call: the score matrix, and figures of the models themselves.
 
 Figures of the models need more than the scores: the experts along the covariates that matter most, the gate over two,
-the objective of each composition, its machines and their distances, and how the likelihood on all parties' rows falls as
-machines are added. Held-out rows set the ranges that are drawn. They are not drawn themselves unless that is asked for:
-points in a picture are rows that leave their owner.
+the objective of each composition, its machines and their distances, and the likelihood on all parties' rows as machines
+are added. Held-out rows set the ranges that are drawn. They are not drawn themselves unless that is asked for: points in
+a picture are rows that leave their owner.
 """
 
 from __future__ import annotations
@@ -103,9 +103,8 @@ def table_drawings(
     wanted += _of_compositions(composites, columns)
     if curve and any(len(composite.parties) > 2 for composite in composites.values()):
         pooled = mixture_of(models["pooled"]) if "pooled" in models else None
-        wanted.append(
-            ("composition", "Likelihood against number of machines", partial(_curve, composites, columns, pooled))
-        )
+        draw = partial(_curve, composites, columns, pooled)
+        wanted.append(("composition", "Likelihood against number of machines", draw))
     return drawn(wanted)
 
 
@@ -132,18 +131,24 @@ def _of_model(
     for feature in profile.most_telling(mixture)[:COVARIATES]:
         along = f"along {profile.names[feature]}"
         if shape.family == "multinomial":
-            draw = partial(table_plots.classes_over, mixture, feature, profile, classes=shape.classes)
-            yield "model", f"Classes {along}: {name}", draw
+            classes = partial(table_plots.classes_over, mixture, feature, profile, classes=shape.classes)
+            yield "model", f"Classes {along}: {name}", classes
             continue
         for output, response in enumerate(targets):
-            points = (x, y) if show_rows else None
-            chosen = {"target": response, "output": output, "data": points}
-            told = f"{response} {along}" if len(targets) > 1 else f"Experts {along}"
-            yield "model", f"{told}: {name}", partial(table_plots.experts_over, mixture, feature, profile, **chosen)
+            draw = partial(
+                table_plots.experts_over,
+                mixture,
+                feature,
+                profile,
+                target=response,
+                output=output,
+                data=(x, y) if show_rows else None,
+            )
+            yield "model", f"{response if len(targets) > 1 else 'Experts'} {along}: {name}", draw
     if shape.n_features > 1 and mixture.n_experts > 1:
         one, two = profile.gate_movers(mixture)[:2]
-        draw = partial(table_plots.gate_surface, mixture, (one, two), profile, data=x if show_rows else None)
-        yield "model", f"Gate over {profile.names[one]} and {profile.names[two]}: {name}", draw
+        surface = partial(table_plots.gate_surface, mixture, (one, two), profile, data=x if show_rows else None)
+        yield "model", f"Gate over {profile.names[one]} and {profile.names[two]}: {name}", surface
 
 
 def _of_compositions(composites: Mapping[str, TableComposite], columns: Mapping[str, Column]) -> Wanted:
@@ -162,7 +167,7 @@ def _of_compositions(composites: Mapping[str, TableComposite], columns: Mapping[
 
 
 def machine_distances(composite: TableComposite, x: Array) -> dict[str, float]:
-    """For each machine the bound on the divergence of its model from the composed one, mean over rows ``x``, in nats."""
+    """For each machine how far its model is from the composed one, at most: mean divergence over ``x``, in nats."""
     return {
         local.party: float(divergence_bound(local.mixture, composite.mixture, x).mean()) for local in composite.locals
     }
