@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.store import Draft, write
@@ -26,6 +25,7 @@ from quiltwork.models.mixture.mixture import Mixture
 from quiltwork.party.fitting import exact, log_likelihood
 from quiltwork.party.mixture import reference, require_absent
 from quiltwork.party.mixture_order import check_words
+from quiltwork.party.one_thread import one_thread
 from quiltwork.party.table import TableFragment
 from quiltwork.party.table_rows import Rows
 
@@ -59,7 +59,7 @@ def answer_candidates(
     rows = fragment.arrays()
     table = fragment.meaning(rows.classes)
     _require_candidates(candidates, table)
-    with threadpool_limits(limits=1):
+    with one_thread():
         values = np.array([_finite(candidate, rows, fragment.place) for candidate in candidates])
     draft = Draft(
         party=party,

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from quiltwork.errors import InvalidOption
 from quiltwork.evidence.clipped import ClippedGaussian
@@ -30,6 +29,7 @@ from quiltwork.models.mixture.mixture import Mixture
 from quiltwork.models.mixture.precision import precision
 from quiltwork.models.mixture.regressor import MixtureOfExpertsRegressor
 from quiltwork.party.mixture_order import MixtureOrder
+from quiltwork.party.one_thread import one_thread
 from quiltwork.party.private_em import fit_privately
 from quiltwork.party.table_rows import Rows
 from quiltwork.privacy.events import Event, ExactEvent
@@ -71,7 +71,7 @@ def fit_rows(rows: Rows, family: FamilyName, order: MixtureOrder) -> Fit:
     Raises:
         InvalidOption: an option lies outside its domain, or does not fit the rows (more experts than rows).
     """
-    with threadpool_limits(limits=1):
+    with one_thread():
         return _exact(_counted(rows), family, order) if order.private is None else _private(rows, family, order)
 
 

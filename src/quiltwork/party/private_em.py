@@ -31,7 +31,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from quiltwork.errors import InvalidOption
 from quiltwork.evidence.clipped import MOMENTS_SENSITIVITY, ClippedGaussian, noisy_matrices, shares, weighted_moments
@@ -39,6 +38,7 @@ from quiltwork.models.mixture.design import Array, blocks, in_raw_units
 from quiltwork.models.mixture.experts.gaussian import GaussianExperts
 from quiltwork.models.mixture.gates import SoftmaxGate
 from quiltwork.models.mixture.mixture import Mixture
+from quiltwork.party.one_thread import one_thread
 from quiltwork.party.table_rows import Rows
 from quiltwork.privacy.accountant import calibrate_gaussian
 from quiltwork.privacy.events import GaussianEvent
@@ -112,7 +112,7 @@ def fit_privately(
     """
     table, d = _joined(rows, rule), rows.x.shape[1]
     width = 1 + table.shape[1]
-    with threadpool_limits(limits=1):
+    with one_thread():
         current = _start(n_experts, d, width - 1 - d, np.random.default_rng(seed))
         average = np.zeros((n_experts, width, width))
         for iteration in range(rule.iterations):
