@@ -2,7 +2,7 @@
 
 Figures of the models need more than the scores: the experts along the covariates that matter most, the gate over two,
 the objective of each composition, its machines and their distances, and the likelihood on all parties' rows as machines
-are added. Held-out rows set the ranges that are drawn. They are not drawn themselves unless that is asked for: points in
+are added. Held-out rows set the ranges that are drawn, and are not drawn themselves unless that is asked for: points in
 a picture are rows that leave their owner.
 """
 
