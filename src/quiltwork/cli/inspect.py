@@ -86,7 +86,8 @@ def _print(result: dict[str, Any]) -> None:
         if name == "epsilon":
             for part, epsilon in value.items():
                 bound = f"epsilon {epsilon:.3g} at delta {result['delta']:g}" if epsilon is not None else "no bound"
-                table.add_row(f"privacy of {part}", bound + _mechanisms(result["privacy"], part))
+                unit = _protected(result["privacy"], part) if epsilon is not None else ""
+                table.add_row(f"privacy of {part}", bound + _mechanisms(result["privacy"], part) + unit)
         elif name not in ("delta", "format", "privacy", "releases"):
             table.add_row(name, Text(_words(value)))
     console.print(table)
@@ -124,6 +125,12 @@ def _mechanisms(events: list[dict[str, Any]], part: str) -> str:
     """How a part was released, in brackets; nothing for the sum of all parts."""
     names = dict.fromkeys(event["mechanism"] for event in events if event["released"] == part)
     return f" ({', '.join(names)})" if names else ""
+
+
+def _protected(events: list[dict[str, Any]], part: str) -> str:
+    """What a bound is for; the events of a bound protect one unit."""
+    units = [event["unit"] for event in events if event["released"] == part] or [event["unit"] for event in events]
+    return f", for one {units[0]} more or less" if units else ""
 
 
 def _words(value: Any) -> str:

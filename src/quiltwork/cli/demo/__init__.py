@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from quiltwork.cli.demo import text
+from quiltwork.cli.demo import tables, text
 
 NAME = "demo"
 HELP = """Play a whole story on this machine: owners contribute, a model is composed, one leaves, a report is drawn.
 
-Nothing is downloaded. Without a name the story of a language model is told, `text`."""
+Nothing is downloaded. `text` is the story of a language model, and told where no name is given; `tables` that of a
+regression whose rows lie on several machines."""
 EXAMPLES = """Examples:
 
 `quiltwork demo`
 
-`quiltwork demo text --out demo-out --steps 60 --base-steps 150 --json`"""
-KINDS = (text,)
+`quiltwork demo text --out demo-out --steps 60 --base-steps 150 --json`
+
+`quiltwork demo tables`"""
+KINDS = (text, tables)
