@@ -202,6 +202,8 @@ def test_a_summary_under_noise_is_priced_and_the_fit_is_not(tables: Mapping[str,
     assert told["covariates"] == pytest.approx(2, abs=0.01)
     assert told["mixture"] is None
     assert told["everything"] is None
+    words = done("inspect", tmp_path / "ash", "--delta", "1e-5").out
+    assert "epsilon 2 at delta 1e-05 (gaussian), for one row more or less" in words
 
 
 def test_a_fit_under_noise_has_a_price_as_a_whole(tables: Mapping[str, Path], tmp_path: Path) -> None:
