@@ -30,6 +30,7 @@ from quiltwork.models.mixture.experts.gaussian import GaussianExperts
 from quiltwork.models.mixture.gates import SoftmaxGate
 from quiltwork.models.mixture.local import Precision
 from quiltwork.models.mixture.mixture import Mixture
+from quiltwork.models.mixture.transport import divergence_bound
 
 Array = NDArray[np.float64]
 TABLE = tm.TABLES["gaussian"]
@@ -131,6 +132,28 @@ def test_the_middle_is_the_medoid_under_exact_transport() -> None:
     winner = locals_[int(np.argmin(totals))]
     assert solution.mixture is winner.mixture
     assert f"party '{winner.party}'" in solution.notes[0]
+
+
+@pytest.mark.parametrize("family", tm.TABLES)
+def test_bounds_of_all_pairs_are_those_of_each(family: str) -> None:
+    locals_ = tm.machines(family)
+    totals = []
+    for g in locals_:
+        total = sum(f.rows * divergence_bound(f.mixture, g.mixture, X).mean() for f in locals_ if f is not g)
+        totals.append(total / sum(local.rows for local in locals_))
+    assert np.allclose(total_divergences(locals_, X), totals, rtol=1e-9)
+
+
+def test_the_bound_is_one_of_the_divergence_of_densities() -> None:
+    f, g = tm.machines("poisson", noise=0.3)[:2]
+    counts = np.arange(400.0)[:, None]
+    gaps = []
+    for row in X:
+        here = np.repeat(row[None], len(counts), axis=0)
+        own, its = f.mixture.log_density(here, counts), g.mixture.log_density(here, counts)
+        gaps.append((np.exp(own) * (own - its)).sum())
+    bound = divergence_bound(f.mixture, g.mixture, X)
+    assert (np.array(gaps) <= bound + 1e-9).all()
 
 
 def test_relaxed_totals_are_sums_of_nearest_costs() -> None:

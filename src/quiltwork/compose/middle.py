@@ -7,8 +7,8 @@ others. T is one of
 
 * ``bound``: the upper bound on KL(f_m || g) in closed form (`quiltwork.models.mixture.transport.divergence_bound`),
   which sees experts and gates;
-* ``transport``: the exact transportation divergence (Chamroukhi and Pham, arXiv 2312.09877), a linear programme a row
-  and a hundred times slower;
+* ``transport``: the exact transportation divergence (Chamroukhi and Pham, arXiv 2312.09877), a linear programme a row:
+  about 70 microseconds for each row and pair of machines with four experts;
 * ``relaxed``: the same without the second marginal; it does not see the gate of g.
 """
 
@@ -24,9 +24,10 @@ from quiltwork.compose.support import draw_support, require_support, shares_of
 from quiltwork.compose.tables import Local, Solution, Table
 from quiltwork.errors import InvalidOption
 from quiltwork.models.mixture.design import Array
-from quiltwork.models.mixture.experts import Experts
-from quiltwork.models.mixture.mixture import Mixture
-from quiltwork.models.mixture.transport import divergence_bound, transport_divergence
+from quiltwork.models.mixture.gates import ConstantWeights
+from quiltwork.models.mixture.neighbours import bounds
+from quiltwork.models.mixture.pool import everywhere
+from quiltwork.models.mixture.transport import Marginals, transport_divergence
 
 Divergence = Literal["bound", "transport", "relaxed"]
 
@@ -73,16 +74,14 @@ class Middle:
 
 
 def total_divergences(locals_: Sequence[Local], x: Array, divergence: Divergence = "bound") -> Array:
-    """sum_m lambda_m T(f_m, f_j) for each machine j, in nats: float64 ``[M]``; M (M - 1) comparisons."""
-    gaps = [[_gap(f.mixture, g.mixture, x, divergence) if f is not g else 0.0 for g in locals_] for f in locals_]
-    return np.asarray(shares_of(locals_) @ np.array(gaps))
+    """sum_m lambda_m T(f_m, f_j) for each machine j, in nats: float64 ``[M]``."""
+    if divergence == "bound":
+        pool = everywhere([local.mixture for local in locals_], ConstantWeights(np.ones(len(locals_))), x)
+        return np.asarray(shares_of(locals_) @ bounds(pool, np.ones((len(x), len(locals_)))))
+    marginals: Marginals = "both" if divergence == "transport" else "relaxed"
+    values = [[_gap(f, g, x, marginals) for g in locals_] for f in locals_]
+    return np.asarray(shares_of(locals_) @ np.array(values))
 
 
-def _gap(f: Mixture[Experts], g: Mixture[Experts], x: Array, divergence: Divergence) -> float:
-    match divergence:
-        case "bound":
-            return float(divergence_bound(f, g, x).mean())
-        case "transport":
-            return transport_divergence(f, g, x, "both")
-        case "relaxed":
-            return transport_divergence(f, g, x, "relaxed")
+def _gap(f: Local, g: Local, x: Array, marginals: Marginals) -> float:
+    return 0.0 if f is g else transport_divergence(f.mixture, g.mixture, x, marginals)

@@ -37,8 +37,8 @@ def gaps(pool: Pool, posterior: Array) -> Array:
     Returns:
         float64 ``[M, M]``, symmetric, nats; not a number where a pair is not judged, and on the diagonal.
     """
-    one_way = np.stack([_towards(pool, target, posterior) for target in range(len(pool.machines))], axis=1)
-    found = 0.5 * (one_way + one_way.T)
+    directed = bounds(pool, posterior)
+    found = 0.5 * (directed + directed.T)
     products = posterior.T @ posterior
     size = np.sqrt(products.diagonal())
     squares = (posterior**2).T @ posterior**2
@@ -46,6 +46,19 @@ def gaps(pool: Pool, posterior: Array) -> Array:
     found[(products < LEAST_OVERLAP * np.outer(size, size)) | (effective < LEAST_ROWS)] = np.nan
     np.fill_diagonal(found, np.nan)
     return found
+
+
+def bounds(pool: Pool, weights: Array) -> Array:
+    """The mean bound B(f_m, f_n) from each machine m to each machine n.
+
+    Args:
+        pool: from ``pool.everywhere`` with equal weights.
+        weights: of a row for a machine, float64 ``[S, M]``; a pair's is the product. Ones for the plain mean.
+
+    Returns:
+        float64 ``[M, M]``, nats a row, zero on the diagonal but for rounding.
+    """
+    return np.stack([_towards(pool, target, weights) for target in range(len(pool.machines))], axis=1)
 
 
 def _towards(pool: Pool, target: int, posterior: Array) -> Array:
