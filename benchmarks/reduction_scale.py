@@ -17,11 +17,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reduction_designs import generated, paper_truth
-from reduction_run import fit_global, score, send
+from joblib import parallel_config
+from joblib.externals.loky import get_reusable_executor
+from reduction_designs import Problem, generated, paper_truth
+from reduction_run import fit_global, score, send, timed, true_mixture
 
 from quiltwork.compose.method import compose
 from quiltwork.compose.reduction import Reduction
+from quiltwork.contribution.store import read
+from quiltwork.models.mixture.experts.gaussian import GaussianExperts
+from quiltwork.models.mixture.exponential import refit
+from quiltwork.models.mixture.gates import ConstantWeights, SoftmaxGate
+from quiltwork.models.mixture.majorise import make_plan
+from quiltwork.models.mixture.mixture import Mixture
+from quiltwork.models.mixture.pool import everywhere
+from quiltwork.party.local_fits import fit_all
+from quiltwork.party.mixture import contribute_mixture
+from quiltwork.party.mixture_order import MixtureOrder
+from quiltwork.party.table import TableFragment, open_table
 
 ROWS = (5_000, 10_000, 20_000, 40_000, 80_000, 160_000)
 MILLION, MANY = 1_000_000, 128
@@ -39,11 +52,6 @@ def scale(work: Path, figure: Path, seeds: int) -> dict[str, Any]:
 
 def step(machines: int = 128, rows: int = 2000, times: int = 30) -> dict[str, float]:
     """Least process and wall seconds of a step out of ``times``; peak of traced memory, pool included."""
-    from quiltwork.models.mixture.exponential import refit
-    from quiltwork.models.mixture.gates import ConstantWeights
-    from quiltwork.models.mixture.majorise import make_plan
-    from quiltwork.models.mixture.pool import everywhere
-
     mixtures, x = _locals(machines), np.random.default_rng(1).standard_normal((rows, 20))
     tracemalloc.start()
     pool = everywhere(mixtures, ConstantWeights(np.ones(machines)), x)
@@ -65,10 +73,6 @@ def step(machines: int = 128, rows: int = 2000, times: int = 30) -> dict[str, fl
 
 def _locals(machines: int) -> list[Any]:
     """The paper's truth, each machine with errors of its own."""
-    from quiltwork.models.mixture.experts.gaussian import GaussianExperts
-    from quiltwork.models.mixture.gates import SoftmaxGate
-    from quiltwork.models.mixture.mixture import Mixture
-
     truth, rng = paper_truth(), np.random.default_rng(0)
     noisy = lambda part: part + 0.1 * rng.standard_normal(part.shape)  # noqa: E731
     return [
@@ -80,45 +84,54 @@ def _locals(machines: int) -> list[Any]:
 # A million rows ------------------------------------------------------------------
 
 
-def million(work: Path, rows: int = MILLION, machines: int = MANY) -> dict[str, float]:
+def million(work: Path, rows: int = MILLION, machines: int = MANY) -> dict[str, Any]:
     """Wall seconds from a file a machine to the composed model, two processes; and what it costs and scores.
 
-    Memory is the largest resident set of the main process and of a worker, each with its libraries.
+    Memory is the largest resident set of a worker with its libraries. The fit on all rows, and eight of the
+    contributions again, are timed beside it.
     """
-    from joblib import parallel_config
-
-    from quiltwork.contribution.store import read
-    from quiltwork.party.local_fits import fit_all
-    from quiltwork.party.mixture_order import MixtureOrder
-    from quiltwork.party.table import open_table
-
     problem = generated("paper", rows, machines, 0)
-    names = (*problem.features, problem.target)
-    work.mkdir(parents=True, exist_ok=True)
-    for machine in problem.machines:
-        np.save(work / f"{machine.name}.npy", np.column_stack([machine.train.x, machine.train.y]))
-    problem = replace(problem, machines=tuple(replace(m, train=None) for m in problem.machines))  # type: ignore[arg-type]
-    fragments = {
-        m.name: open_table([work / f"{m.name}.npy"], target=problem.target, columns=names) for m in problem.machines
-    }
+    fragments, judged = write_tables(problem, work), replace(problem, machines=())
+    k = problem.n_experts
+    del problem
+    order = MixtureOrder(party="any", n_experts=k)
     began = time.perf_counter(), _cpu()
     with parallel_config(n_jobs=2):
-        fit_all(fragments, MixtureOrder(party="any", n_experts=problem.n_experts), work / "contributions")
-    composite = compose([read(work / "contributions" / name) for name in fragments], Reduction(problem.n_experts))
-    mixture = composite.mixture
-    wall, cpu = time.perf_counter() - began[0], _cpu() - began[1]
-    memory = {who: resource.getrusage(whose).ru_maxrss / 1e3 for who, whose in _PROCESSES.items()}
-    return {"rows": rows, "machines": machines, "wall_seconds": wall, "cpu_seconds": cpu, "megabytes": memory} | score(
-        mixture, problem
-    )
+        fit_all(fragments, order, work / "sent", progress=False)
+    composite, compose_cpu, _ = timed(lambda: compose([read(work / "sent" / m) for m in fragments], Reduction(k)))
+    wall = time.perf_counter() - began[0]
+    get_reusable_executor().shutdown(wait=True)  # a worker's time and memory are known when it has ended
+    cpu, megabytes = _cpu() - began[1], resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
+    some = list(fragments)[:8]
+    alone = [timed(lambda m=m: contribute_mixture(fragments[m], work / f"again-{m}", order))[1] for m in some]
+    together, global_cpu, _ = timed(lambda: fit_global(generated("paper", rows, machines, 0).pooled, k, 0))
+    return {
+        "rows": rows,
+        "machines": machines,
+        "wall_seconds": wall,
+        "cpu_seconds": cpu,
+        "worker_megabytes": megabytes,
+        "local_cpu_seconds": max(alone),
+        "compose_cpu_seconds": compose_cpu,
+        "global_cpu_seconds": global_cpu,
+        "reduction": score(composite.mixture, judged),
+        "global": score(together, judged),
+    }
 
 
-_PROCESSES = {"main": resource.RUSAGE_SELF, "worker": resource.RUSAGE_CHILDREN}
+def write_tables(problem: Problem, work: Path) -> dict[str, TableFragment]:
+    """A file for each machine, opened."""
+    work.mkdir(parents=True, exist_ok=True)
+    names, fragments = (*problem.features, problem.target), {}
+    for machine in problem.machines:
+        np.save(work / f"{machine.name}.npy", np.column_stack([machine.train.x, machine.train.y]))
+        fragments[machine.name] = open_table([work / f"{machine.name}.npy"], target=problem.target, columns=names)
+    return fragments
 
 
 def _cpu() -> float:
     """Process seconds of this process and of the workers that have ended."""
-    return sum(sum(resource.getrusage(whose)[:2]) for whose in _PROCESSES.values())
+    return sum(sum(resource.getrusage(whose)[:2]) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 # Errors against rows -------------------------------------------------------------
@@ -133,7 +146,7 @@ def consistency(work: Path, seeds: int, machines: int = 16) -> dict[str, Any]:
         for seed in range(seeds):
             problem = generated("paper", rows, machines, seed)
             sent = send(problem, {}, work / f"consistency-{rows}-{seed}", seed)
-            level = score_of_truth(problem)
+            level = score(true_mixture(problem), problem)["loglik_per_row"]
             fits = {
                 "global": fit_global(problem.pooled, problem.n_experts, seed),
                 "reduction": compose(sent.read(False), Reduction(problem.n_experts)).mixture,
@@ -147,12 +160,6 @@ def consistency(work: Path, seeds: int, machines: int = 16) -> dict[str, Any]:
     means = {name: [float(np.mean(values)) for values in table] for name, table in found.items()}
     slopes = {name: float(np.polyfit(np.log(ROWS), np.log(values), 1)[0]) for name, values in means.items()}
     return {"rows": list(ROWS), "machines": machines, "seeds": seeds, "errors": found, "means": means, "slopes": slopes}
-
-
-def score_of_truth(problem: Any) -> float:
-    from reduction_run import true_mixture
-
-    return score(true_mixture(problem), problem)["loglik_per_row"]
 
 
 def draw(found: dict[str, Any], target: Path) -> None:
@@ -181,7 +188,7 @@ def draw(found: dict[str, Any], target: Path) -> None:
 
 def page(result: dict[str, Any]) -> str:
     one, many, errors = result["step"], result["million"], result["consistency"]
-    largest = max(many["megabytes"].values())
+    learning = many["local_cpu_seconds"] + many["compose_cpu_seconds"]
     rows = [
         ("one step, L = 512, S = 2000, d = 20, CPU ms", one["cpu_seconds"] * 1e3, 10.0),
         ("memory of pool and step, MB", one["peak_megabytes"], 100.0),
@@ -199,8 +206,11 @@ def page(result: dict[str, Any]) -> str:
             for name, value, limit in rows
         ],
         "",
-        f"The million rows cost {many['cpu_seconds']:.0f} CPU s; largest resident set {largest:.0f} MB with libraries; "
-        f"log-likelihood per row {many['loglik_per_row']:.4f}, RPE {many['rpe']:.4f}.",
+        f"All this cost {many['cpu_seconds']:.0f} CPU s, and {many['worker_megabytes']:.0f} MB in a worker with its "
+        f"libraries. Slowest of eight local contributions {many['local_cpu_seconds']:.2f} CPU s, composition "
+        f"{many['compose_cpu_seconds']:.2f}; the fit on all rows {many['global_cpu_seconds']:.1f}, "
+        f"{many['global_cpu_seconds'] / learning:.0f} times that. Log-likelihood per row "
+        f"{many['reduction']['loglik_per_row']:.4f}, of the fit on all rows {many['global']['loglik_per_row']:.4f}.",
         "",
         f"## Errors against rows, {errors['machines']} machines, {errors['seeds']} seeds",
         "",
