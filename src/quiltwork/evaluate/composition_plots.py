@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from quiltwork.evaluate.drawing import BETTER, OKABE_ITO, PUBLIC_GREY, WORSE, figure, label, labels
+from quiltwork.evaluate.drawing import BETTER, OKABE_ITO, PUBLIC_GREY, WORSE, figure, label, labels, symmetric_log
 from quiltwork.evaluate.plots import MARKERS
 
 # below this a decrease is rounding of the sums in the objective
@@ -62,7 +62,10 @@ class Point(NamedTuple):
 
 
 def likelihood_by_machines(
-    curves: Mapping[str, Sequence[Point]], *, pooled: Point | None = None, per: str = "machines composed"
+    curves: Mapping[str, Sequence[Point]],
+    *,
+    pooled: Point | None = None,
+    per: str = "machines composed, in one random order",
 ) -> bytes:
     """Negative log-likelihood per row against the number of machines, beside the fit on all data.
 
@@ -84,6 +87,7 @@ def likelihood_by_machines(
             _reference(axes, pooled)
         counts = sorted({point.machines for points in curves.values() for point in points})
         axes.set_xscale("log", base=2)
+        symmetric_log(axes.set_yscale, [point.value for points in curves.values() for point in points])
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
@@ -109,9 +113,11 @@ def machine_distances(distances: Mapping[str, float], excluded: Mapping[str, str
     named = len(order) <= MOST_NAMED
     smallest = min((value for value in distances.values() if value > 0), default=1e-9)
     with figure(9.4, 1.5 + (0.26 if named else 0.12) * len(order)) as (canvas, png):
-        axes = canvas.add_subplot(xlabel="bound on the divergence from the machine's own model, nats per row (log)")
+        axes = canvas.add_subplot(xlabel="bound on the divergence from the machine's own model, nats per row")
         axes.set_title(f"Machines in {label(method)}: {len(order) - len(excluded)} took part, {len(excluded)} left out")
-        axes.set_xscale("log")
+        # within a factor of ten a logarithmic scale has no round numbers to show
+        if max(distances.values(), default=0.0) > 10 * smallest:
+            axes.set_xscale("log")
         for place, party in enumerate(order):
             # zero has no logarithm: an arrow at the end
             value, marker = (distances[party], "o") if distances[party] > 0 else (smallest / 2, "<")
@@ -132,8 +138,7 @@ def machine_distances(distances: Mapping[str, float], excluded: Mapping[str, str
 
 def _reason(axes: Any, place: int, value: float, told: str) -> None:
     """Why a machine was left out, on the side of its mark that has more room."""
-    low, high = np.log(axes.get_xlim())
-    leftwards = (np.log(value) - low) / (high - low) > 0.5
+    leftwards = axes.transAxes.inverted().transform(axes.transData.transform((value, place)))[0] > 0.5
     short = (told if len(told) <= MOST_REASON else f"{told[: MOST_REASON - 1]}…").replace("$", r"\$")
     look = {"ha": "right" if leftwards else "left", "va": "center", "fontsize": 8, "color": WORSE}
     offset = (-8 if leftwards else 8, 0)

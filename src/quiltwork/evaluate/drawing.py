@@ -127,6 +127,14 @@ def robust_limit(grid: Grid) -> float:
     return min(limit_of(grid), 4 * statistics.median(sizes)) if sizes else 1.0
 
 
+def symmetric_log(set_scale: Callable[..., None], values: Sequence[float]) -> None:
+    """Set a scale that is linear near zero and logarithmic beyond, if a few values dwarf the others."""
+    sizes = [abs(value) for value in values if value]
+    if sizes and max(sizes) > 300 * statistics.median(sizes):
+        # nothing of interest is smaller than this
+        set_scale("symlog", linthresh=max(statistics.quantiles(sizes, n=10)[0] if len(sizes) > 1 else 0.0, 1e-2))
+
+
 def heat_map(
     axes: Any,
     colours: Grid,

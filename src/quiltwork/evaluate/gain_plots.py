@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from quiltwork.evaluate import insight
-from quiltwork.evaluate.drawing import BETTER, PUBLIC_GREY, WORSE, figure, label, labels, panel_grid
-from quiltwork.evaluate.metrics import Metric, without_minus_zero
+from quiltwork.evaluate.drawing import BETTER, PUBLIC_GREY, WORSE, figure, label, labels, panel_grid, symmetric_log
+from quiltwork.evaluate.metrics import Metric, number
 from quiltwork.evaluate.scores import Scores
 
 # more bars have no room for names and numbers
@@ -22,40 +22,50 @@ def party_gains(scores: Scores) -> bytes:
     if len(scores.parties) > MOST_BARS:
         return _crowd(scores, methods)
     across, down = panel_grid(len(methods))
-    height = 0.6 + down * (0.85 + 0.3 * len(scores.parties))
+    height = 0.8 + down * (0.85 + 0.3 * len(scores.parties))
     with figure(2.0 + 2.35 * across, height) as (canvas, png):
         panels = canvas.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
         for axes, method in zip(panels, methods, strict=False):
-            _gain_panel(axes, insight.gains(scores, method), method)
+            _gain_panel(axes, insight.gains(scores, method), method, scores.measure)
         for place, axes in enumerate(panels):
             axes.set_visible(place < len(methods))
             # a column whose lower panel is empty carries its scale one panel higher
             axes.tick_params(labelbottom=place + across >= len(methods))
+        every = [gain.own for method in methods for gain in insight.gains(scores, method) if gain.own is not None]
+        symmetric_log(panels[0].set_xscale, every)
         _widen(panels[0])
         panels[0].invert_yaxis()
-        note = f"{scores.metric} saved against the party alone, on its own held-out data (right is better)"
-        canvas.supxlabel(note, fontsize=10)
+        note = f"{scores.metric} saved against the party alone, on its own held-out data"
+        canvas.supxlabel(f"{note}\n(right is better; grey: not clear)", fontsize=10)
     return png.getvalue()
 
 
-def _gain_panel(axes: Any, gains: Sequence[insight.Gain], method: str) -> None:
+def _gain_panel(axes: Any, gains: Sequence[insight.Gain], method: str, metric: Metric) -> None:
     for i, gain in enumerate(gains):
         if gain.own is None:
             axes.text(0, i, " not scored", va="center", fontsize=7, color="#555555")
         else:
-            _gain_bar(axes, i, gain.own, gain.own_error)
+            _gain_bar(axes, i, gain.own, gain.own_error, _mark(gain.own, gain.own_error, metric)[0])
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_title(label(method), fontsize=10)
     axes.set_yticks(range(len(gains)), labels([gain.party for gain in gains]))
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _gain_bar(axes: Any, place: int, value: float, std: float | None) -> None:
-    axes.barh(place, value, xerr=std, color=BETTER if value >= 0 else WORSE, height=0.65, capsize=2)
+def _mark(own: float, error: float | None, metric: Metric) -> tuple[str, str]:
+    """Colour and marker of a gain: better, worse, or grey where the difference is not clear."""
+    found = insight.Difference(-own, error)
+    if found.clearly_better(metric):
+        return BETTER, "^"
+    return (WORSE, "v") if found.clearly_worse(metric) else (PUBLIC_GREY, "o")
+
+
+def _gain_bar(axes: Any, place: int, value: float, std: float | None, colour: str) -> None:
+    axes.barh(place, value, xerr=std, color=colour, height=0.65, capsize=2)
     end = math.copysign(abs(value) + (std or 0.0), value)
     look = {"ha": "left" if value >= 0 else "right", "va": "center", "fontsize": 8}
     offset = (4 if value >= 0 else -4, 0)
-    axes.annotate(f"{without_minus_zero(value, 3):+.3f}", (end, place), offset, textcoords="offset points", **look)
+    axes.annotate(number(value, sign=True), (end, place), offset, textcoords="offset points", **look)
 
 
 def _widen(axes: Any) -> None:
@@ -74,6 +84,8 @@ def _crowd(scores: Scores, methods: Sequence[str]) -> bytes:
             _crowd_panel(axes, insight.gains(scores, method), method, scores.measure)
         for axes in panels[len(methods) :]:
             axes.set_visible(False)
+        every = [gain.own for method in methods for gain in insight.gains(scores, method) if gain.own is not None]
+        symmetric_log(panels[0].set_yscale, every)
         canvas.supxlabel("parties, in order of their gain", fontsize=10)
         canvas.supylabel(f"{scores.metric} saved against alone\n(up is better)", fontsize=10)
     return png.getvalue()
@@ -83,11 +95,8 @@ def _crowd_panel(axes: Any, gains: Sequence[insight.Gain], method: str, metric: 
     known = sorted((gain.own, gain.own_error or 0.0) for gain in gains if gain.own is not None)
     counts = {BETTER: 0, WORSE: 0, PUBLIC_GREY: 0}
     for place, (own, error) in enumerate(known):
-        found = insight.Difference(-own, error)
-        better, worse = found.clearly_better(metric), found.clearly_worse(metric)
-        colour = BETTER if better else WORSE if worse else PUBLIC_GREY
+        colour, marker = _mark(own, error, metric)
         counts[colour] += 1
-        marker = "^" if better else "v" if worse else "o"
         axes.errorbar([place], [own], [metric.clear * error], color=colour, marker=marker, markersize=4, linewidth=0.8)
     axes.axhline(0, color="black", linewidth=0.8)
     told = f"{counts[BETTER]} gain, {counts[WORSE]} lose, {counts[PUBLIC_GREY]} unclear"

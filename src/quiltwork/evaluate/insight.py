@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from quiltwork.errors import InvalidOption
-from quiltwork.evaluate.metrics import Metric, without_minus_zero
+from quiltwork.evaluate.metrics import Metric, number
 from quiltwork.evaluate.scores import Cell, Row, Scores
 
 # models that are not compositions: the public start, and the bound that needs all data in one place
@@ -195,7 +195,7 @@ def _joining(scores: Scores, party: str, method: str) -> str:
     effect = " and ".join(names) or "makes no clear difference to the other parties"
     total = _mean(effect.value for effect in effects.values())
     unit = f"{scores.metric} for them on average, positive is better"
-    mean = "" if total is None else f" ({without_minus_zero(total, 3):+.3f} {unit})"
+    mean = "" if total is None else f" ({number(total, sign=True)} {unit})"
     return f"{party}: {itself}; joining {method} {effect}{mean}."
 
 
@@ -239,16 +239,16 @@ def _verdict(scores: Scores, party: str) -> tuple[str, str]:
         and not _beats(scores, scores.alone[party], base, party)
         and not _beats(scores, scores.methods[best], base, party)
     ):
-        figures = f"({base.value:.3f}, {found.alone:.3f} alone, {found.method:.3f} in {best})"
+        figures = f"({number(base.value)}, {number(found.alone)} alone, {number(found.method)} in {best})"
         return "served as well by the public base", f"the public base is as good {figures}"
     change = _change(scores, found)
     if found.difference.clearly_better(scores.measure):
-        figures = f"({found.method:.3f} against {found.alone:.3f} alone, {change})"
+        figures = f"({number(found.method)} against {number(found.alone)} alone, {change})"
         return "better off in a composed model", f"better off in {best} {figures}"
     if found.difference.clearly_worse(scores.measure):
-        figures = f"({found.alone:.3f} alone against {found.method:.3f} in {best}, the best of them, {change})"
+        figures = f"({number(found.alone)} alone against {number(found.method)} in {best}, the best of them, {change})"
         return "better off alone", f"better off alone than in any composed model {figures}"
-    figures = f"alone ({found.alone:.3f}) and {best} ({found.method:.3f}, {change})"
+    figures = f"alone ({number(found.alone)}) and {best} ({number(found.method)}, {change})"
     return "without a clear difference", f"no clear difference between {figures}"
 
 
@@ -299,8 +299,8 @@ def _best_mean(scores: Scores) -> str:
     if not candidates:
         return ""
     best = min(candidates, key=means.__getitem__)
-    known = "".join(f"; {means[name]:.3f} for {name}" for name in REFERENCES if name in means)
-    figures = f"({means[best]:.3f} {scores.metric}{known})"
+    known = "".join(f"; {number(means[name])} for {name}" for name in REFERENCES if name in means)
+    figures = f"({number(means[best])} {scores.metric}{known})"
     told = f"The composed model with the lowest mean over the parties is {best} {figures}"
     if not any(compare(scores, party, best) for party in scores.parties):
         return f"{told}."

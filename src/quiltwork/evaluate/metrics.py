@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
+# decimals of numbers beyond this mean nothing to a reader
+LARGE = 10_000
+
 MetricName: TypeAlias = Literal["bits per byte", "nats per row"]
 
 
@@ -55,8 +58,8 @@ class Metric:
         """
         if self.ratio:
             return f"{without_minus_zero(percent_above(value, reference), 1):+.1f} %"
-        spread = "" if error is None else f" ± {error:.3f}"
-        return f"{without_minus_zero(value - reference, 3):+.3f}{spread} {self.name}"
+        spread = "" if error is None else f" ± {number(error)}"
+        return f"{number(value - reference, sign=True)}{spread} {self.name}"
 
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
@@ -100,6 +103,16 @@ def percent_above(value: float, reference: float) -> float:
     if reference == 0:
         return 0.0 if value == 0 else float("inf")
     return round(100 * (value - reference) / reference, 9)
+
+
+def number(value: float, *, sign: bool = False) -> str:
+    """A value of any metric as people read it: three decimals, three digits if it is large, no minus before zero.
+
+    >>> number(-0.0001), number(1.23456, sign=True), number(-15_300_000.0)
+    ('0.000', '+1.235', '-1.53e+07')
+    """
+    shown = without_minus_zero(value, 3)
+    return f"{shown:{'+' if sign else ''}{'.3f' if abs(shown) < LARGE else '.2e'}}"
 
 
 def without_minus_zero(value: float, digits: int) -> float:

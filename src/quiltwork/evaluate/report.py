@@ -101,7 +101,7 @@ def _texts(scores: Scores) -> dict[str, object]:
 
 def _tables(scores: Scores) -> dict[str, object]:
     methods = insight.composed(scores)
-    gains = {m: insight.gains(scores, m) for m in methods}
+    gains = {m: views.gains_view(scores, m) for m in methods}
     return {
         "domains": ordered_domains(scores),
         "rows": views.matrix_view(scores),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import TypeAlias
 import numpy as np
 
 from quiltwork.composite import TableComposite
+from quiltwork.errors import QuiltworkError
 from quiltwork.evaluate import composition_plots, table_plots
 from quiltwork.evaluate.composition_plots import Point
 from quiltwork.evaluate.held_out import Column, Rows, Shape, checked
@@ -186,7 +188,8 @@ def machines_curve(
 ) -> list[Point]:
     """The composition of growing numbers of machines, each scored on all parties' rows.
 
-    Machines are added in one random order, drawn from ``seed``; another order gives another curve.
+    Machines are added in one random order, drawn from ``seed``; another order gives another curve. A number of machines
+    that the method refuses to compose has no point.
 
     Args:
         composite: all machines.
@@ -204,7 +207,8 @@ def machines_curve(
         fewer = TableComposite(
             composite.method, composite.table, chosen, replace(composite.provenance, contributions=kept)
         )
-        points.append(_point(count, (composite if count == everyone else fewer).mixture, columns))
+        with suppress(QuiltworkError):
+            points.append(_point(count, (composite if count == everyone else fewer).mixture, columns))
     return points
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from quiltwork.evaluate import insight
 from quiltwork.evaluate.drawing import slot_styles
+from quiltwork.evaluate.metrics import number
 from quiltwork.evaluate.pareto import front
 from quiltwork.evaluate.plots import ordered_domains, score_rows
 from quiltwork.evaluate.pooling import pooled_methods
@@ -111,14 +112,14 @@ def _kind(scores: Scores, name: str) -> str:
 def _cell(cell: Cell | None, lowest: float | None, *, worse: bool) -> CellView:
     if cell is None:
         return CellView("–", "", best=False, worse=False)
-    spread = "" if cell.spread is None else f"± {cell.spread:.3f}"
-    return CellView(f"{cell.value:.3f}", spread, best=cell.value == lowest, worse=worse)
+    spread = "" if cell.spread is None else f"± {number(cell.spread)}"
+    return CellView(number(cell.value), spread, best=cell.value == lowest, worse=worse)
 
 
 def _mean(cells: Mapping[str, Cell], domains: Sequence[str]) -> str:
     if not domains or any(d not in cells for d in domains):
         return "–"
-    return f"{math.fsum(cells[d].value for d in domains) / len(domains):.3f}"
+    return number(math.fsum(cells[d].value for d in domains) / len(domains))
 
 
 def pareto_parties(scores: Scores) -> list[str]:
@@ -136,6 +137,25 @@ def spread_known(scores: Scores) -> bool:
     """Whether any cell of a method or a model alone says how sure it is."""
     rows: list[Row] = [*scores.methods.values(), *scores.alone.values()]
     return any(cell.spread is not None for row in rows for cell in row.domains.values())
+
+
+class GainView(NamedTuple):
+    """A party's gain in one method as text, on its own data and on the others', and whether it clearly loses."""
+
+    own: str
+    others: str
+    worse: bool
+
+
+def gains_view(scores: Scores, method: str) -> list[GainView]:
+    """The gains of all parties in ``method``."""
+    return [_gain(scores, gain) for gain in insight.gains(scores, method)]
+
+
+def _gain(scores: Scores, gain: insight.Gain) -> GainView:
+    own, others = ("–" if v is None else number(v, sign=True) for v in (gain.own, gain.others))
+    lost = insight.Difference(-(gain.own or 0.0), gain.own_error)
+    return GainView(own, others, lost.clearly_worse(scores.measure))
 
 
 def measures_view(scores: Scores) -> tuple[list[str], list[tuple[str, list[str]]]]:
