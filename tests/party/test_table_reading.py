@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,20 @@ def test_beyond_its_budget_a_table_goes_to_a_file_without_a_name(
     np.testing.assert_array_equal(large.x[:, 0], x[:, 0])
     assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
     assert fragment.arrays(dtype=np.float32).x.dtype == np.float32
+
+
+def test_no_row_is_held_twice(tmp_path: Path) -> None:
+    n = 6 * PIECE_ROWS
+    frame = pd.DataFrame({f"x{j}": np.arange(n, dtype=np.float64) for j in range(10)}).assign(y=np.arange(n))
+    fragment = open_table([write(frame, tmp_path, "parquet")], target="y")
+    tracemalloc.start()
+    try:
+        rows = fragment.arrays()
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1.1 * (rows.x.nbytes + rows.y.nbytes)
+    assert peak < 2.5 * rows.x.nbytes
 
 
 def test_blocks_are_small_and_add_up(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ class ParquetSheet:
     def _schema(self) -> Iterator[tuple[str, ...]]:
         from pyarrow import parquet
 
-        with parquet.ParquetFile(self.path) as table:
+        with parquet.ParquetFile(self.path, pre_buffer=False) as table:
             yield tuple(table.schema_arrow.names)
 
     def pieces(self, numbers: Sequence[str], label: str | None) -> Iterator[Piece]:
@@ -122,7 +122,7 @@ class ParquetSheet:
     def _batches(self, wanted: list[str]) -> Iterator[Any]:
         from pyarrow import parquet
 
-        with parquet.ParquetFile(self.path) as table:
+        with parquet.ParquetFile(self.path, pre_buffer=False) as table:
             yield from table.iter_batches(batch_size=PIECE_ROWS, columns=wanted, use_threads=False)
 
 

@@ -20,6 +20,9 @@ from quiltwork.files import storage_error
 from quiltwork.models.mixture.design import Array
 from quiltwork.models.mixture.experts import Response
 
+_GROWTH = 1 << 24
+"""Bytes by which a pile in memory grows."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -93,9 +96,10 @@ def gathered(
             pile.add(block.x)
         elif block.dropped:
             return None
-        ys.append(block.y)
+        # copies: a view would keep the whole block, covariates and all
+        ys.append(block.y.copy())
         if block.weights is not None:
-            weights.append(block.weights)
+            weights.append(block.weights.copy())
         classes, dropped = block.classes, dropped + block.dropped
     x = pile.whole() if view is None else view
     y = np.concatenate(ys) if ys else np.empty((0, 0))
@@ -103,43 +107,42 @@ def gathered(
 
 
 class Pile:
-    """Blocks of rows that become one matrix, in memory or in a temporary file."""
+    """Blocks of rows that become one matrix, in memory or in a temporary file.
+
+    In memory they fill one array that grows a little at a time: the allocator moves its pages and copies nothing, so
+    that no row is ever held twice.
+    """
 
     def __init__(self, width: int, memory: int, dtype: type[np.floating]) -> None:
-        self._width, self._memory, self._dtype = width, memory, dtype
-        self._blocks: list[NDArray[np.floating]] = []
-        self._rows = 0
+        self._width, self._memory, self._dtype = width, memory, np.dtype(dtype)
+        self._flat = np.empty(0, dtype=dtype)
+        self._used = self._spilled = 0
         self._file: IO[bytes] | None = None
 
     def add(self, block: NDArray[np.floating]) -> None:
-        """Append the rows of ``block``; a copy is kept."""
-        self._blocks.append(np.array(block, dtype=self._dtype, order="C"))
-        self._rows += len(block)
-        if self._rows * self._width * np.dtype(self._dtype).itemsize > self._memory:
+        """Append a copy of the rows of ``block``."""
+        end = self._used + block.size
+        if end > self._flat.size:
+            self._flat.resize(max(end, self._used + _GROWTH // self._dtype.itemsize), refcheck=False)
+        self._flat[self._used : end] = block.ravel()
+        self._used = end
+        if (self._spilled + self._used) * self._dtype.itemsize > self._memory:
             self._spill()
 
     def _spill(self) -> None:
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the map
-            for block in self._blocks:
-                self._file.write(block.data)
+            self._file.write(self._flat[: self._used].data)
             self._file.flush()
         except OSError as error:
             raise storage_error(Path(tempfile.gettempdir()), error) from error
-        self._blocks.clear()
+        self._spilled, self._used = self._spilled + self._used, 0
 
     def whole(self) -> NDArray[np.floating]:
-        """The matrix; the pile is empty afterwards, block by block, so that nothing is held twice."""
-        shape = (self._rows, self._width)
+        """The matrix; the pile must not be used afterwards."""
         if self._file is not None:
+            shape = (self._spilled // self._width, self._width)
             return np.memmap(self._file, dtype=self._dtype, mode="r", shape=shape)
-        matrix = np.empty(shape, dtype=self._dtype)
-        row = 0
-        for i, block in enumerate(self._blocks):
-            matrix[row : row + len(block)] = block
-            row += len(block)
-            self._blocks[i] = block[:0].copy()
-            del block
-        self._blocks.clear()
-        return matrix
+        self._flat.resize(self._used, refcheck=False)
+        return self._flat.reshape(-1, self._width)
