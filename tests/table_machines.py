@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from quiltwork.compose.aligned_average import AlignedAverage
+from quiltwork.composite import Entry, Provenance, TableComposite, TableMethod
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.store import Draft, write
 from quiltwork.contribution.tables import CovariatesStatistic, MixtureMethod, PrecisionStatistic, TableReference
@@ -175,3 +177,13 @@ def _moved(precision: Precision, order: Sequence[int]) -> Precision:
 
     basis = np.stack([old(unit) for unit in np.eye((k - 1) * p)])
     return Precision(precision.expert_grams[list(order)], basis @ precision.gate_hessian @ basis.T)
+
+
+def composite(
+    family: str = "gaussian", method: TableMethod | None = None, locals_: Sequence[Local] | None = None
+) -> TableComposite:
+    """A composite put together without contributions."""
+    given = tuple(locals_ or machines(family))
+    method = method or AlignedAverage()
+    entries = tuple(Entry(local.party, local.digest, local.licence) for local in given)
+    return TableComposite(method, TABLES[family], given, Provenance(None, method.name, entries))
