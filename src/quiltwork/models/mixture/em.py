@@ -243,4 +243,4 @@ def _responsibilities(joint: Array) -> tuple[Array, Array]:
 
 def _weighed(joint: Array, tau: Array) -> tuple[Array, Array]:
     """The same for given responsibilities: the expectation of ``joint`` stands for log f."""
-    return tau, (tau * joint).sum(axis=0)
+    return tau.copy(), (tau * joint).sum(axis=0)

@@ -100,7 +100,7 @@ def poisson_regression(
         x: ``[n, d]``, raw units.
         targets: float64 ``[n]``, not negative.
         weights: float64 ``[n]``; ones if None.
-        start: float64 ``[1 + d]``; the constant rate if None.
+        start: float64 ``[1 + d]``; the constant rate if None, or if that is better.
         ridge: on the slopes in the units of x.
         tolerance: stop when an iteration gains at most so many nats per unit of weight.
         max_iterations: Newton steps at most.
@@ -113,15 +113,15 @@ def poisson_regression(
     """
     table, mass = _table(x, targets[:, None], weights, total=False)
     penalty = _penalty(ridge, table)
-    if start is None:
-        first = np.zeros(table.p)
-        first[0] = np.log(max(float(mass @ targets) / float(mass.sum()), 1e-8))
-    else:
-        first = in_standard_units(start, table.centre, table.scale)
 
     def near(point: Array) -> Local:
         return _poisson_local(table, targets, mass, point, penalty)
 
+    first = np.zeros(table.p)
+    first[0] = np.log(max(float(mass @ targets) / float(mass.sum()), 1e-8))
+    if start is not None:
+        given = in_standard_units(start, table.centre, table.scale)
+        first = given if near(given)[0] < near(first)[0] else first
     best = newton(near, first, tolerance * float(mass.sum()), max_iterations)
     return in_raw_units(best, table.centre, table.scale)
 
