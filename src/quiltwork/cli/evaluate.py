@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +11,7 @@ import typer
 
 from quiltwork.cli.evaluate_tables import score_tables
 from quiltwork.cli.evaluate_text import Sizes, score_text
-from quiltwork.cli.inputs import HeldOutPaths, printable_name, say
+from quiltwork.cli.inputs import HeldOutPaths, named_directories, say
 from quiltwork.cli.tables import is_table
 from quiltwork.errors import InvalidOption
 
@@ -32,6 +32,8 @@ EXAMPLES = """Examples:
 `quiltwork evaluate native --base BASE --party acme=test/ --contribution acme --contribution globex --json`
 
 `quiltwork evaluate composed --party a=a-test.parquet --party b=b-test.csv --leave-one-out reduction --json`"""
+_MOST_COLUMNS = 12
+"""More domains than a screen is wide; the scores as JSON and the report have them all."""
 _TEXT, _TABLES = "Language models", "Mixtures of tables"
 
 
@@ -73,7 +75,7 @@ def run(
     from quiltwork.evaluate.scores import save_scores
 
     data = HeldOutPaths.of(party or [], public or [])
-    named = _named_models(models)
+    named = named_directories(models)
     if _all_tables(named, base):
         scores = score_tables(named, data, contribution or [], leave_one_out or [], missing)
     else:
@@ -86,29 +88,6 @@ def run(
         print(scores.to_json())
     else:
         print_scores(scores)
-
-
-def _named_models(arguments: Sequence[Path]) -> dict[str, Path]:
-    """Directories by the names of their rows: as stated, else the method's, else the directory's.
-
-    Raises:
-        InvalidOption: two have one name, or one has the base's.
-    """
-    from quiltwork.composite import PROVENANCE
-    from quiltwork.models.base import read_json
-
-    found: dict[str, Path] = {}
-    for argument in arguments:
-        name, _, rest = ("", "", str(argument)) if argument.exists() else str(argument).rpartition("=")
-        path = Path(rest)
-        known = read_json(path / PROVENANCE).get("method") if (path / PROVENANCE).is_file() else None
-        name = printable_name(name or str(known or path.name))
-        if name in found or name == "base":
-            raise InvalidOption(
-                f"model '{name}'", why="two rows would have that name", mend="Name them: NAME=DIRECTORY."
-            )
-        found[name] = path
-    return found
 
 
 def _all_tables(models: Mapping[str, Path], base: Path | None) -> bool:
@@ -140,17 +119,18 @@ def print_scores(scores: Scores) -> None:
 
     rows = [(name, row) for name, row in scores.methods.items()]
     rows += [(f"{p} alone", row) for p, row in scores.alone.items()]
-    best = {d: min(row.domains[d].value for _, row in rows if d in row.domains) for d in scores.domains}
+    shown = scores.domains if len(scores.domains) <= _MOST_COLUMNS else ()
+    best = {d: min(row.domains[d].value for _, row in rows if d in row.domains) for d in shown}
     sized = any(row.active_params is not None for _, row in rows)
     table = Table(title=f"{scores.metric} on {scores.measure.material} (lower is better)", box=box.SIMPLE_HEAD)
     table.add_column("model", no_wrap=True)
-    for column in (*scores.domains, "parties' mean", *["active (M)"] * sized):
+    for column in (*shown, "parties' mean", *["active (M)"] * sized):
         table.add_column(escape(column), justify="right")
     for name, row in rows:
-        cells = [f"{row.domains[d].value:.3f}" if d in row.domains else "" for d in scores.domains]
+        cells = [f"{row.domains[d].value:.3f}" if d in row.domains else "" for d in shown]
         marked = [
             f"[bold]{c}[/bold]" if c and row.domains[d].value == best[d] else c
-            for c, d in zip(cells, scores.domains, strict=True)
+            for c, d in zip(cells, shown, strict=True)
         ]
         own = [row.domains[p].value for p in scores.parties if p in row.domains]
         mean = f"{sum(own) / len(own):.3f}" if own else ""

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quiltwork.cli.inputs import HeldOutPaths, read_contributions, say
-from quiltwork.cli.tables import rows_of
-from quiltwork.errors import InvalidOption
+from quiltwork.cli.tables import held_out_rows, open_mixtures
 
 if TYPE_CHECKING:
     from quiltwork.composite import TableComposite
@@ -30,32 +29,18 @@ def score_tables(
         TableMismatch: a contribution is of another table.
         FragmentError: rows cannot be used.
     """
-    from quiltwork.compose.reopen import open_table_composite
     from quiltwork.evaluate.tables import score_table
 
-    composites = {name: open_table_composite(path) for name, path in models.items()}
-    table = _one_table(composites)
+    composites, table = open_mixtures(models)
     alone = {local.party: local.mixture for one in composites.values() for local in one.locals}
     return score_table(
         composites,
-        _rows(table, data.parties, missing),
+        held_out_rows(table, data.parties, missing),
         alone=alone | _further(table, next(iter(composites.values())), contributions),
-        public=_rows(table, data.public, missing),
+        public=held_out_rows(table, data.public, missing),
         leave_one_out=leave_one_out,
         on_row=lambda row: say(f"scoring {row}"),
     )
-
-
-def _one_table(composites: Mapping[str, TableComposite]) -> Table:
-    (first, one), *others = composites.items()
-    for name, other in others:
-        if other.table != one.table:
-            raise InvalidOption(
-                f"model '{name}'",
-                why=f"it is of another table than '{first}': other features, units, target or classes",
-                mend="Evaluate it apart.",
-            )
-    return one.table
 
 
 def _further(table: Table, composite: TableComposite, paths: Sequence[Path]) -> dict[str, Any]:
@@ -66,11 +51,3 @@ def _further(table: Table, composite: TableComposite, paths: Sequence[Path]) -> 
     for contribution in given:
         require_same_table(table, table_of(contribution), composite.parties[0], contribution.party)
     return {contribution.party: local_of(contribution).mixture for contribution in given}
-
-
-def _rows(table: Table, files: Mapping[str, Sequence[Path]], missing: str) -> dict[str, Any]:
-    """Covariates and responses by name, classes by their labels."""
-    found = {name: rows_of(table, paths, missing) for name, paths in files.items()}
-    if table.classes is None:
-        return dict(found)
-    return {name: (x, [table.classes[code] for code in y]) for name, (x, y) in found.items()}

@@ -54,6 +54,29 @@ def named_paths(arguments: Sequence[str], what: str) -> dict[str, list[Path]]:
     return table
 
 
+def named_directories(arguments: Sequence[Path]) -> dict[str, Path]:
+    """Directories by the names of their rows: as stated, else the method's, else the directory's.
+
+    Raises:
+        InvalidOption: two have one name, or one has the base's.
+    """
+    from quiltwork.composite import PROVENANCE
+    from quiltwork.models.base import read_json
+
+    found: dict[str, Path] = {}
+    for argument in arguments:
+        name, _, rest = ("", "", str(argument)) if argument.exists() else str(argument).rpartition("=")
+        path = Path(rest)
+        known = read_json(path / PROVENANCE).get("method") if (path / PROVENANCE).is_file() else None
+        name = printable_name(name or str(known or path.name))
+        if name in found or name == "base":
+            raise InvalidOption(
+                f"model '{name}'", why="two rows would have that name", mend="Name them: NAME=DIRECTORY."
+            )
+        found[name] = path
+    return found
+
+
 @dataclass(frozen=True)
 class HeldOutPaths:
     """Where held-out data lie: of parties and public ones, by name."""

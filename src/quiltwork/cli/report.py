@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quiltwork.cli.inputs import print_json, say
+from quiltwork.cli.inputs import HeldOutPaths, named_directories, print_json, say
+from quiltwork.cli.tables import held_out_rows, open_mixtures
 from quiltwork.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from quiltwork.composite import TableComposite
+    from quiltwork.evaluate.plots import Drawing
+    from quiltwork.evaluate.scores import Scores
 
 NAME = "report"
 HELP = """Draw scores as one self-contained HTML page, with PNG plots and JSON beside it.
 
-Several score files are merged: every owner can evaluate on its own machine and hand over numbers only."""
+Several score files are merged: every owner can evaluate on its own machine and hand over numbers only. With --composite
+the page also shows composed mixtures of experts: their experts along the features that matter most, their gates, which
+machines took part; and with --party how the likelihood grows with their number. Rows are never drawn unless you ask."""
 EXAMPLES = """Examples:
 
 `quiltwork report scores.json --out report.html`
 
-`quiltwork report acme.json globex.json --out report.html`"""
+`quiltwork report acme.json globex.json --out report.html`
+
+`quiltwork report scores.json --composite composed --party a=a-test.parquet --party b=b-test.parquet --json`"""
+_SUMMARY_ROWS = 500
+"""Drawn from each machine's summary where no rows are given; they set the ranges that are shown."""
 
 
 def run(
     scores: Annotated[list[Path], typer.Argument(help="Files that `quiltwork evaluate` wrote.")],
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    composite: Annotated[
+        list[Path] | None, typer.Option(help="A composed mixture of experts, or NAME=DIRECTORY. Repeatable.")
+    ] = None,
+    party: Annotated[
+        list[str] | None, typer.Option(help="PARTY=held-out rows, for figures of --composite. Repeatable.")
+    ] = None,
+    show_rows: Annotated[bool, typer.Option(help="Draw these rows as points: they leave their owner.")] = False,
+    missing: Annotated[str, typer.Option(help="Rows with a missing value: refuse or drop.")] = "refuse",
     json: Annotated[bool, typer.Option("--json", help="Print the paths written as JSON.")] = False,
 ) -> None:
     """Draw scores as one self-contained HTML page."""
@@ -37,8 +58,43 @@ def run(
             why=f"the merged numbers go to '{out.with_suffix('.json')}', which is one of the files to merge",
             mend="Choose another --out.",
         )
-    written = write_report(merge(*(load_scores(path) for path in scores)), out)
+    if party and not composite:
+        raise InvalidOption("--party", why="rows are for figures of a composed mixture", mend="Name it: --composite.")
+    merged = merge(*(load_scores(path) for path in scores))
+    data = HeldOutPaths.of(party or [], [])
+    extra = _figures(composite or [], data, merged, show_rows, missing) if composite else []
+    written = write_report(merged, out, extra=extra)
     if json:
         print_json([str(path) for path in written])
     else:
         say(f"wrote {written[0]} and {len(written) - 1} files beside it")
+
+
+def _figures(paths: Sequence[Path], data: HeldOutPaths, scores: Scores, show_rows: bool, missing: str) -> list[Drawing]:
+    """Figures of composed mixtures; where no rows are given, ranges come from what the machines released."""
+    from quiltwork.evaluate.table_report import table_drawings
+
+    composites, table = open_mixtures(named_directories(paths))
+    rows = held_out_rows(table, data.parties, missing) if data.parties else _summarised(composites)
+    return table_drawings(composites, rows, scores, show_rows=show_rows, curve=bool(data.parties))
+
+
+def _summarised(composites: Mapping[str, TableComposite]) -> dict[str, Any]:
+    """For each machine covariates drawn from its summary, with responses drawn from its own fit."""
+    import numpy as np
+
+    found: dict[str, Any] = {}
+    for number, local in enumerate(local for one in composites.values() for local in one.locals):
+        if local.covariates is not None and local.party not in found:
+            rng = np.random.default_rng(number)
+            x = local.covariates.sample(_SUMMARY_ROWS, rng)
+            y, _ = local.mixture.sample(x, rng)
+            classes = next(iter(composites.values())).table.classes
+            found[local.party] = x, y if classes is None else [classes[code] for code in y]
+    if not found:
+        raise InvalidOption(
+            "--composite",
+            why="no machine released a summary of its features, so nothing says which range to draw",
+            mend="Give held-out rows with --party NAME=PATH.",
+        )
+    return found

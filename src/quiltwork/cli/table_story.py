@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from quiltwork.composite import TableComposite
     from quiltwork.contribution.sealed import Contribution
     from quiltwork.datasets.regimes import Piece, Regime
-    from quiltwork.evaluate.scores import Scores
+    from quiltwork.evaluate.tables import Model
     from quiltwork.models.mixture.experts import Experts
     from quiltwork.models.mixture.mixture import Mixture
 
@@ -197,10 +197,14 @@ class TableStory:
     # 5. Scores
 
     def _report(self, composites: dict[str, TableComposite], identical: bool) -> None:
-        from quiltwork.evaluate.report import write_report
+        from quiltwork.evaluate.held_out import HeldOutRows
         from quiltwork.evaluate.scores import save_scores
+        from quiltwork.evaluate.table_report import table_report
+        from quiltwork.evaluate.tables import score_table
 
-        scores = self._scores(composites).model_copy(
+        models: dict[str, Model] = {**composites, "pooled": self._pooled()}
+        rows = {p: HeldOutRows(test.x, test.y, labels=test.expert) for p, (_, test) in self.pieces.items()}
+        scores = score_table(models, rows, leave_one_out=("reduction",), truth=self._truth()).model_copy(
             update={
                 "contributions": self._releases(),
                 "opt_out_identical": identical,
@@ -208,18 +212,7 @@ class TableStory:
             }
         )
         save_scores(scores, self.out / "scores.json")
-        write_report(scores, self.out / "report.html")
-
-    def _scores(self, composites: dict[str, TableComposite]) -> Scores:
-        from quiltwork.evaluate.held_out import HeldOutRows
-        from quiltwork.evaluate.tables import score_table
-
-        return score_table(
-            {**composites, "pooled": self._pooled()},
-            {party: HeldOutRows(test.x, test.y, labels=test.expert) for party, (_, test) in self.pieces.items()},
-            leave_one_out=("reduction",),
-            truth=self._truth(),
-        )
+        table_report(models, rows, self.out / "report.html", scores=scores, show_rows=True)
 
     def _pooled(self) -> Mixture[Experts]:
         import numpy as np

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,37 @@ def open_mixture(directory: Path) -> TableComposite:
             mend="Name a directory that quiltwork compose wrote with one of its methods for tables.",
         )
     return open_table_composite(directory)
+
+
+def open_mixtures(models: Mapping[str, Path]) -> tuple[dict[str, TableComposite], Table]:
+    """Composed mixtures of one table by name, and that table.
+
+    Raises:
+        InvalidOption: one is none, or of another table.
+        CheckpointError: a file was changed.
+    """
+    composites = {name: open_mixture(path) for name, path in models.items()}
+    (first, one), *others = composites.items()
+    for name, other in others:
+        if other.table != one.table:
+            raise InvalidOption(
+                f"model '{name}'",
+                why=f"it is of another table than '{first}': other features, units, target or classes",
+                mend="Evaluate it apart.",
+            )
+    return composites, one.table
+
+
+def held_out_rows(table: Table, files: Mapping[str, Sequence[Path]], missing: str) -> dict[str, Any]:
+    """Covariates and responses by name, classes by their labels.
+
+    Raises:
+        FragmentError: as `rows_of`.
+    """
+    found = {name: rows_of(table, paths, missing) for name, paths in files.items()}
+    if table.classes is None:
+        return dict(found)
+    return {name: (x, [table.classes[code] for code in y]) for name, (x, y) in found.items()}
 
 
 def rows_of(table: Table, paths: Sequence[Path], missing: str = "refuse") -> tuple[Array, Response]:
