@@ -136,12 +136,11 @@ def test_every_refusal_comes_home_from_a_worker(kind: type[QuiltworkError]) -> N
     assert (error.what, error.why, error.mend) == ("a part", "it is odd", "Mend it.")
 
 
-def test_a_dask_cluster_gives_the_same_bytes(tables: dict[str, TableFragment], tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_dask_cluster_gives_the_same_bytes(processes: bool, tables: dict[str, TableFragment], tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     one = fit_all(tables, ORDER, tmp_path / "1", progress=False)
-    cluster = distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None, protocol="inproc://"
-    )
+    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=processes, dashboard_address=":0")
     with cluster, distributed.Client(cluster), joblib.parallel_config(backend="dask"):
         fits = fit_all(tables, ORDER, tmp_path / "2", progress=False)
     assert digests(fits) == digests(one)
