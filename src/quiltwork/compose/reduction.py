@@ -19,10 +19,12 @@ from typing import Literal
 
 import numpy as np
 
-from quiltwork.compose.screening import screen
-from quiltwork.compose.support import draw_support, require_support, rows_of, summary_of
+from quiltwork.compose.home import home_rows
+from quiltwork.compose.screening import screen, strangers
+from quiltwork.compose.support import require_support, rows_of, summary_of
 from quiltwork.compose.tables import Local, Solution, Table
 from quiltwork.errors import InvalidOption, MissingPart
+from quiltwork.evidence.covariates import CovariateSummary
 from quiltwork.models.mixture.design import Array
 from quiltwork.models.mixture.experts import Experts
 from quiltwork.models.mixture.gates import ConstantWeights, MachineWeights
@@ -41,9 +43,6 @@ from quiltwork.models.mixture.reduction import (
 SCREENING_ROWS = 400
 """Support rows on which fits are screened."""
 
-FEWEST_ROWS = 20
-"""Fewest support rows of a machine."""
-
 Rows = tuple[tuple[float, ...], ...]
 
 
@@ -54,10 +53,11 @@ class Reduction:
     Attributes:
         n_experts: K; None for the one of 1..max K_m with the shortest description, see `description_length`.
         support: how many covariates to draw from the machines' summaries, or public rows of covariates to use instead.
-        gate: ``"logit"`` averages the machines' aligned logits where their experts pair off with the reduced ones, and
-            is ``"projection"`` elsewhere: the gate nearest to the masses that the plan brings to each expert.
-        weights: of machines at x, ``"rows"`` for N_m / N everywhere, ``"evidence"`` for the posterior given x, under
-            which no machine speaks where it has no data.
+        gate: ``"logit"`` averages the logits of the machines with at least K experts; ``"projection"`` is the gate
+            nearest to the masses that the plan brings to each expert.
+        weights: of machines at x, ``"evidence"`` for the posterior given x, under which no machine speaks where it has
+            no data; ``"rows"`` for N_m / N everywhere, better by a hair where all machines see the same covariates,
+            and far worse where they do not.
         experts: ``"transport"`` for the experts nearest to the pooled ones, ``"precision"`` to pool Gaussian experts
             by the Gram matrices that machines declare, once the transport has said which is which.
         robust: leave bad fits out.
@@ -68,9 +68,9 @@ class Reduction:
     """
 
     n_experts: int | None = None
-    support: int | Rows = 5000
+    support: int | Rows = 20000
     gate: GateName = "logit"
-    weights: Literal["rows", "evidence"] = "rows"
+    weights: Literal["rows", "evidence"] = "evidence"
     experts: Literal["transport", "precision"] = "transport"
     robust: bool = True
     starts: int = 4
@@ -108,57 +108,85 @@ class Reduction:
                 are to be pooled by precision that are not Gaussian.
             MissingPart: a machine did not declare what ``needs`` says.
         """
-        excluded, kept, pool = self._prepared(table, locals)
-        notes: list[str] = []
-        if self.n_experts is not None:
-            reduced = self._reduced(pool, kept, self.n_experts)
-        else:
-            path = {k: self._reduced(pool, kept, k) for k in range(1, most_experts(kept) + 1)}
-            reduced, note = _shortest(path, float(rows_of(kept).sum()))
-            notes.append(note)
-        return Solution(reduced.mixture, excluded, reduced.path, (*notes, *self._remarks(reduced)))
+        excluded, kept = self._screened(table, locals)
+        path = {k: self._reduced(kept, k) for k in self._candidates(kept)}
+        chosen = min(path, key=lambda k: description_length(path[k][0], float(rows_of(kept).sum())))
+        reduced, strange = path[chosen]
+        notes = [] if self.n_experts is not None else [_shown(chosen, path)]
+        return Solution(
+            reduced.mixture, {**excluded, **strange}, reduced.path, (*notes, *self._remarks(chosen, reduced))
+        )
 
-    def path(self, table: Table, locals: Sequence[Local], most: int | None = None) -> dict[int, Mixture[Experts]]:
-        """The reduction to each K from 1 to ``most``, max K_m if None: candidates for `choose_n_experts`."""
-        _, kept, pool = self._prepared(table, locals)
-        return {k: self._reduced(pool, kept, k).mixture for k in range(1, (most or most_experts(kept)) + 1)}
+    def path(self, table: Table, locals: Sequence[Local]) -> dict[int, Mixture[Experts]]:
+        """The reduction to each K that is considered: candidates for `choose_n_experts`."""
+        _, kept = self._screened(table, locals)
+        return {k: self._reduced(kept, k)[0].mixture for k in self._candidates(kept)}
 
     @property
     def _pools(self) -> bool:
         return self.experts == "precision"
 
-    def _prepared(self, table: Table, locals_: Sequence[Local]) -> tuple[Mapping[str, str], Sequence[Local], Pool]:
-        """Who is left out, who is not, and the pool of these."""
+    def _candidates(self, locals_: Sequence[Local]) -> Sequence[int]:
+        most = max(local.mixture.n_experts for local in locals_)
+        return range(1, most + 1) if self.n_experts is None else [self.n_experts]
+
+    def _screened(self, table: Table, locals_: Sequence[Local]) -> tuple[Mapping[str, str], Sequence[Local]]:
+        """Who is left out, and who is not."""
         if self._pools and table.family != "gaussian":
             raise InvalidOption(
                 f"experts='precision' for {table.family} experts",
                 why="Gram matrices determine linear experts alone",
                 mend="Use experts='transport'.",
             )
-        excluded = self._screened(locals_) if self.robust else {}
-        kept = [local for local in locals_ if local.party not in excluded]
-        return excluded, kept, self._pool(kept)
+        if not self.robust:
+            return {}, locals_
+        if isinstance(self.support, int):
+            x = np.concatenate(home_rows(locals_, SCREENING_ROWS, self.seed, fewest=4))
+        else:
+            x = self._public(locals_)[:: -(-len(self.support) // SCREENING_ROWS)]
+        excluded = screen(locals_, x, _posterior(locals_))
+        return excluded, [local for local in locals_ if local.party not in excluded]
 
-    def _screened(self, locals_: Sequence[Local]) -> Mapping[str, str]:
-        x = self._rows(locals_)
-        posterior = None
-        if all(local.covariates is not None for local in locals_):
-            posterior = EvidenceWeights(tuple(summary_of(local) for local in locals_), np.ones(len(locals_)))
-        return screen(locals_, x[:: -(-len(x) // SCREENING_ROWS)], posterior)
+    def _reduced(self, locals_: Sequence[Local], k: int) -> tuple[Reduced, Mapping[str, str]]:
+        """The reduction to K experts, and those left out since they have fewer and stand far from it.
+
+        A fit with too few experts blends what others keep apart. Machines with at least K are reduced first, if they
+        hold half of the rows; of the rest those join that are near to what came out.
+        """
+        able = [local for local in locals_ if local.mixture.n_experts >= k]
+        if not self.robust or len(able) == len(locals_) or rows_of(able).sum() < 0.5 * rows_of(locals_).sum():
+            return self._of(locals_, k), {}
+        core = self._of(able, k)
+        strange = strangers(able, locals_, core.mixture, self._compared(locals_))
+        rest = [local for local in locals_ if local.party not in strange]
+        return (core if len(rest) == len(able) else self._of(rest, k)), strange
+
+    def _of(self, locals_: Sequence[Local], k: int) -> Reduced:
+        pool = self._pool(locals_)
+        found = reduced_experts(pool, k, Steps(self.starts, self.max_iterations, self.tolerance))
+        if not self._pools:
+            return with_gate(pool, found, found.experts, self.gate)
+        grams = [_grams(local) for local in locals_]
+        return with_gate(pool, found, pooled_by_precision(pool, found.experts, grams), self.gate)
 
     def _pool(self, locals_: Sequence[Local]) -> Pool:
         mixtures, rows = [local.mixture for local in locals_], rows_of(locals_)
-        if isinstance(self.support, int) and self.weights == "evidence":
-            return at_home(mixtures, rows, self._draws(locals_, self.support))
-        weights: MachineWeights = ConstantWeights(rows)
+        if not isinstance(self.support, int):
+            summaries = self.weights == "evidence"
+            weights = EvidenceWeights(_summaries(locals_), rows) if summaries else ConstantWeights(rows)
+            return everywhere(mixtures, weights, self._public(locals_), rows)
+        drawn = home_rows(locals_, self.support, self.seed)
         if self.weights == "evidence":
-            weights = EvidenceWeights(tuple(summary_of(local) for local in locals_), rows)
-        return everywhere(mixtures, weights, self._rows(locals_))
+            return at_home(mixtures, rows, drawn)
+        return everywhere(mixtures, ConstantWeights(rows), np.concatenate(drawn), rows)
 
-    def _rows(self, locals_: Sequence[Local]) -> Array:
-        """The support, machine after machine if it is drawn."""
+    def _compared(self, locals_: Sequence[Local]) -> list[Array]:
+        """A few rows of each machine."""
         if isinstance(self.support, int):
-            return np.concatenate(self._draws(locals_, self.support))
+            return home_rows(locals_, SCREENING_ROWS, self.seed)
+        return [self._public(locals_)[:: -(-len(self.support) // SCREENING_ROWS)]] * len(locals_)
+
+    def _public(self, locals_: Sequence[Local]) -> Array:
         public, wanted = np.array(self.support, dtype=np.float64), locals_[0].mixture.n_features
         if public.ndim == 2 and public.shape[1] == wanted and np.isfinite(public).all():
             return public
@@ -168,34 +196,16 @@ class Reduction:
             mend="Give one row of covariates each, in the table's features and units.",
         )
 
-    def _draws(self, locals_: Sequence[Local], rows: int) -> list[Array]:
-        """Each machine's rows, from a stream of its own, in proportion to its share."""
-        counts = np.maximum(np.rint(rows * rows_of(locals_) / rows_of(locals_).sum()).astype(int), FEWEST_ROWS)
-        pairs = zip(locals_, counts, strict=True)
-        return [draw_support([local], int(count), self.seed) for local, count in pairs]
-
-    def _reduced(self, pool: Pool, locals_: Sequence[Local], k: int) -> Reduced:
-        found = reduced_experts(pool, k, Steps(self.starts, self.max_iterations, self.tolerance))
-        if not self._pools:
-            return with_gate(pool, found, found.experts, self.gate)
-        grams = [_grams(local) for local in locals_]
-        return with_gate(pool, found, pooled_by_precision(pool, found.experts, grams), self.gate)
-
-    def _remarks(self, reduced: Reduced) -> list[str]:
-        wanted, got = self.n_experts, reduced.mixture.n_experts
+    def _remarks(self, wanted: int, reduced: Reduced) -> list[str]:
+        got = reduced.mixture.n_experts
         found = []
-        if wanted is not None and got < wanted:
+        if got < wanted:
             found.append(f"{got} experts and not {wanted}: the others received no weight.")
         if reduced.gate != self.gate:
-            found.append("The gate is projected: not every machine's experts pair off with the reduced ones.")
+            found.append(f"The gate is projected: most machines have fewer than {got} experts.")
         if not reduced.settled:
             found.append(f"The objective still moved after {self.max_iterations} steps.")
         return found
-
-
-def most_experts(locals_: Sequence[Local]) -> int:
-    """The largest K_m."""
-    return max(local.mixture.n_experts for local in locals_)
 
 
 def description_length(reduced: Reduced, rows: float) -> float:
@@ -234,14 +244,27 @@ def choose_n_experts(
             why="each machine gives one number for each candidate, and there is at least one candidate",
             mend="Ask the owners about all of them.",
         )
-    total = {k: sum(answer[k] for answer in log_likelihoods) for k in candidates}
-    return min(sorted(candidates), key=lambda k: -2 * total[k] + math.log(rows) * free_parameters(candidates[k]))
+
+    def criterion(k: int) -> float:
+        return float(math.log(rows) * free_parameters(candidates[k]) - 2 * sum(answer[k] for answer in log_likelihoods))
+
+    return min(sorted(candidates), key=criterion)
 
 
-def _shortest(path: Mapping[int, Reduced], rows: float) -> tuple[Reduced, str]:
-    best = min(path, key=lambda k: description_length(path[k], rows))
-    steps = ", ".join(f"{k}: {reduced.path[-1]:.4g}" for k, reduced in path.items())
-    return path[best], f"{best} experts have the shortest description; objective in nats a row by experts: {steps}."
+def _shown(chosen: int, path: Mapping[int, tuple[Reduced, Mapping[str, str]]]) -> str:
+    steps = ", ".join(f"{k}: {reduced.path[-1]:.4g}" for k, (reduced, _) in path.items())
+    return f"{chosen} experts have the shortest description; objective in nats a row by experts: {steps}."
+
+
+def _posterior(locals_: Sequence[Local]) -> MachineWeights | None:
+    """All machines alike before their covariates are seen; None unless all have declared these."""
+    if any(local.covariates is None for local in locals_):
+        return None
+    return EvidenceWeights(_summaries(locals_), np.ones(len(locals_)))
+
+
+def _summaries(locals_: Sequence[Local]) -> tuple[CovariateSummary, ...]:
+    return tuple(summary_of(local) for local in locals_)
 
 
 def _grams(local: Local) -> Array:

@@ -24,11 +24,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from quiltwork.models.mixture.design import Array
+from quiltwork.models.mixture.experts import Experts
 from quiltwork.models.mixture.experts.gaussian import GaussianExperts
 from quiltwork.models.mixture.gates import ConstantWeights, MachineWeights
 from quiltwork.models.mixture.local import Local
+from quiltwork.models.mixture.mixture import Mixture
 from quiltwork.models.mixture.neighbours import gaps
 from quiltwork.models.mixture.pool import everywhere, softmax_gate
+from quiltwork.models.mixture.transport import divergence_bound
 
 FACTOR = 3.0
 DEVIATIONS = 4.0
@@ -60,6 +63,31 @@ def screen(locals_: Sequence[Local], x: Array, posterior: MachineWeights | None 
     seen = np.full((len(x), len(locals_)), 0.0) if posterior is None else posterior.log_weights(x)
     kept = [m for m, local in enumerate(locals_) if local.party not in excluded]
     return {**excluded, **_isolated(rest, x, np.exp(seen[:, kept]), most)}
+
+
+def strangers(
+    able: Sequence[Local], locals_: Sequence[Local], reduced: Mixture[Experts], rows: Sequence[Array]
+) -> Mapping[str, str]:
+    """The parties that are not among the ``able`` and stand far from what became of these, each with the reason.
+
+    Args:
+        able: machines with at least as many experts as ``reduced``.
+        locals_: all machines.
+        reduced: the reduction of the able ones.
+        rows: of each of ``locals_``, covariates at which it is compared.
+    """
+    gap = {
+        local.party: float(divergence_bound(local.mixture, reduced, x).mean())
+        for local, x in zip(locals_, rows, strict=True)
+    }
+    names = {local.party for local in able}
+    usual = float(np.median([gap[name] for name in names]))
+    far = [one for one in locals_ if one.party not in names and gap[one.party] > max(FACTOR * usual, usual + LEAST_GAP)]
+    return {
+        one.party: f"its {one.mixture.n_experts} experts stand {gap[one.party]:.3g} nats a row from what the machines "
+        f"with at least {reduced.n_experts} reduce to, where {usual:.3g} is usual"
+        for one in far
+    }
 
 
 def _impossible(locals_: Sequence[Local]) -> dict[str, str]:

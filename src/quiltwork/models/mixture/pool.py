@@ -98,12 +98,14 @@ class Machine:
         rows: the support rows at which it is evaluated.
         columns: its experts among the pool's columns.
         share: its weight, N_m / N as a rule.
+        count: N_m, the rows that it was fitted to; infinite where unknown.
     """
 
     mixture: Mixture[Experts]
     rows: slice
     columns: slice
     share: float
+    count: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,13 +172,16 @@ class Pool:
         return found
 
 
-def everywhere(mixtures: Sequence[Mixture[Experts]], weights: MachineWeights, x: Array) -> Pool:
+def everywhere(
+    mixtures: Sequence[Mixture[Experts]], weights: MachineWeights, x: Array, counts: Array | None = None
+) -> Pool:
     """The pool in which each machine is evaluated at each row.
 
     Args:
         mixtures: one a machine, of one family, under softmax gates.
         weights: lambda_m(x), for as many machines.
         x: float64 ``[S, d]``, raw units.
+        counts: N_m, the rows that each was fitted to, float64 ``[M]``; None if unknown.
 
     Raises:
         InvalidOption: a gate is no softmax gate, or there are no rows.
@@ -192,17 +197,18 @@ def everywhere(mixtures: Sequence[Mixture[Experts]], weights: MachineWeights, x:
         values, entropies[:, columns[m]] = expected(mixture.experts, rows)
         statistics = np.empty((len(values), *table.shape)) if statistics is None else statistics
         statistics[:, :, columns[m]] = values
-    places = zip(moved, columns, shares.sum(axis=0), strict=True)
-    machines = tuple(Machine(mixture, slice(0, len(x)), place, float(share)) for mixture, place, share in places)
+    fitted = np.full(len(moved), np.inf) if counts is None else counts
+    places = zip(moved, columns, shares.sum(axis=0), fitted, strict=True)
+    machines = tuple(Machine(one, slice(0, len(x)), place, float(share), float(n)) for one, place, share, n in places)
     return Pool(rows, table, np.asarray(statistics), entropies, machines, units)
 
 
-def at_home(mixtures: Sequence[Mixture[Experts]], shares: Array, supports: Sequence[Array]) -> Pool:
+def at_home(mixtures: Sequence[Mixture[Experts]], counts: Array, supports: Sequence[Array]) -> Pool:
     """The pool in which each machine is evaluated at its own rows.
 
     Args:
         mixtures: one a machine, of one family, under softmax gates.
-        shares: float64 ``[M]``, positive, in any scale.
+        counts: N_m, the rows that each was fitted to and its weight, float64 ``[M]``, positive.
         supports: float64 ``[S_m, d]`` each, in raw units, drawn from the machine's covariates.
 
     Raises:
@@ -211,18 +217,18 @@ def at_home(mixtures: Sequence[Mixture[Experts]], shares: Array, supports: Seque
     x = np.concatenate([_some(rows) for rows in supports])
     units = Units.of(mixtures, x)
     moved, rows = [units.to(mixture) for mixture in mixtures], units.rows(x)
-    part = shares / shares.sum()
+    total = float(counts.sum())
     places = _columns([len(support) for support in supports])
     width = max(mixture.n_experts for mixture in moved)
     table, entropies, statistics = np.zeros((len(x), width)), np.zeros((len(x), width)), None
     machines = []
-    for mixture, place, share in zip(moved, places, part, strict=True):
+    for mixture, place, count in zip(moved, places, counts, strict=True):
         columns = slice(0, mixture.n_experts)
-        own = np.exp(mixture.log_gate(rows[place])) * (share / (place.stop - place.start))
+        own = np.exp(mixture.log_gate(rows[place])) * (count / total / (place.stop - place.start))
         values, entropies[place, columns] = expected(mixture.experts, rows[place])
         statistics = np.zeros((len(values), *table.shape)) if statistics is None else statistics
         table[place, columns], statistics[:, place, columns] = own, values
-        machines.append(Machine(mixture, place, columns, float(share)))
+        machines.append(Machine(mixture, place, columns, float(count) / total, float(count)))
     return Pool(rows, table, np.asarray(statistics), entropies, tuple(machines), units)
 
 

@@ -22,20 +22,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quiltwork.errors import InvalidOption
 from quiltwork.models.mixture.design import Array
 from quiltwork.models.mixture.experts import Experts
 from quiltwork.models.mixture.experts.gaussian import GaussianExperts
 from quiltwork.models.mixture.exponential import joined
-from quiltwork.models.mixture.gate_reduction import mean_logit_gate, pairings, projected_gate
+from quiltwork.models.mixture.gate_reduction import correspondence, logit_gate, projected_gate
 from quiltwork.models.mixture.gates import MachineWeights
 from quiltwork.models.mixture.majorise import Descent, descend, make_plan
 from quiltwork.models.mixture.mixture import Mixture
 from quiltwork.models.mixture.pool import Pool, everywhere
 from quiltwork.models.mixture.regression import weighted_least_squares
 from quiltwork.models.mixture.seeding import starts
+from quiltwork.models.mixture.small_samples import trusted
 
 GateName = Literal["logit", "projection"]
 
@@ -121,25 +121,28 @@ def reduced_experts(pool: Pool, n_experts: int, steps: Steps) -> Descent:
             why=f"the machines have {available} experts in all, and a reduction has at least one and no more than that",
             mend="Choose a number between.",
         )
-    few = pool.thinned(START_ROWS)
+    believed = trusted(pool)
+    few = believed.thinned(START_ROWS)
     first, *others = starts(few, n_experts, steps.starts)
     begun = [_descend(few, first, steps)]
     if steps.starts > 1:
         begun.append(_softly(few, first, steps))
         begun += [_descend(few, start, steps) for start in others[: steps.starts - 2]]
     best = min(begun, key=lambda descent: descent.plan.objective)
-    return _descend(pool, best.experts, steps)
+    return _descend(believed, best.experts, steps)
 
 
 def with_gate(pool: Pool, found: Descent, experts: Experts, gate: GateName) -> Reduced:
     """The found experts, or what was made of them, under a gate; everything in raw units.
 
-    Logits can be averaged only where every machine's experts pair off with the reduced ones; else the gate is
-    projected.
+    Logits are averaged over the machines with at least K experts. Where these hold less than half of the weight the
+    gate is projected.
     """
-    orders = pairings(pool, found.experts) if gate == "logit" else None
-    chosen = projected_gate(pool, found.plan) if orders is None else mean_logit_gate(pool, orders)
-    name: GateName = "projection" if orders is None else "logit"
+    owners = correspondence(pool, found.experts)
+    paired = sum(machine.share for machine, own in zip(pool.machines, owners, strict=True) if own is not None)
+    name: GateName = "projection" if paired < 0.5 else gate
+    logits = name == "logit"
+    chosen = logit_gate(pool, owners, found.experts.n_experts) if logits else projected_gate(pool, found.experts)
     mixture = pool.units.back(Mixture(chosen, experts))
     return Reduced(mixture, found.path, found.plan.shares, name, found.settled)
 
@@ -152,7 +155,9 @@ def pooled_by_precision(pool: Pool, experts: Experts, grams: Sequence[Array]) ->
         experts: the reduced ones, in the pool's units; one that nothing corresponds to stays as it is.
         grams: float64 ``[K_m, p, p]`` a machine, raw units.
     """
-    owners = np.concatenate(_correspondence(pool, experts))
+    nearest = [cost.argmin(axis=1) for cost in pool.whole_costs(experts)]
+    pairs = zip(correspondence(pool, experts), nearest, strict=True)
+    owners = np.concatenate([near if own is None else own for own, near in pairs])
     local = joined([machine.mixture.experts for machine in pool.machines])
     gram = pool.units.grams(np.concatenate(grams))
     assert isinstance(local, GaussianExperts)
@@ -166,14 +171,6 @@ def pooled_by_precision(pool: Pool, experts: Experts, grams: Sequence[Array]) ->
         within = counts @ local.variances[mine] + np.einsum("lqp,lpr,lqr->q", gap, g, gap)
         variances[k] = within / counts.sum()
     return GaussianExperts(coefficients, variances)
-
-
-def _correspondence(pool: Pool, experts: Experts) -> list[NDArray[np.intp]]:
-    """The reduced expert of each pooled one: pairs where numbers agree, else the nearest; int ``[K_m]`` a machine."""
-    orders = pairings(pool, experts)
-    if orders is not None:
-        return [np.argsort(order) for order in orders]
-    return [cost.argmin(axis=1) for cost in pool.whole_costs(experts)]
 
 
 def _descend(pool: Pool, start: Experts, steps: Steps) -> Descent:
