@@ -233,7 +233,7 @@ def place(
         shutil.copy(path, tmp_path / f"{name}.txt")
     (tmp_path / "public.txt").write_text("a public page about nothing in particular\fand another one\n", "utf-8")
     sample = {"domain": "acme", "method": "base", "tokens": [{"text": "private", "slot": "base", "weight": 1.0}]}
-    scores = {"format": "quiltwork-scores", "version": 1, "parties": ["acme"], "domains": ["acme"], "samples": [sample]}
+    scores = {"format": "quiltwork-scores", "version": 2, "parties": ["acme"], "domains": ["acme"], "samples": [sample]}
     (tmp_path / "acme.json").write_text(json.dumps(scores), "utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
