@@ -222,7 +222,7 @@ def free_parameters(mixture: Mixture[Experts]) -> int:
     k, outputs, p = mixture.experts.coefficients.shape
     own = outputs - 1 if mixture.experts.family == "multinomial" else outputs
     variances = k * outputs if mixture.experts.family == "gaussian" else 0
-    return k * own * p + variances + (k - 1) * p
+    return int(k * own * p + variances + (k - 1) * p)
 
 
 def choose_n_experts(

@@ -64,7 +64,7 @@ def logit_gate(pool: Pool, owners: Sequence[Owners | None], n_experts: int) -> S
     Corrected for the bias of small samples where machines' numbers of rows are known, see ``small_samples``.
     """
     opinions = [
-        _Opinion(machine.rows, _weight(pool, machine), _log_masses(machine, pool, own, n_experts), machine.count)
+        _Opinion(machine.rows, _weight(pool, machine), log_masses(machine, pool, own, n_experts), machine.count)
         for machine, own in zip(pool.machines, owners, strict=True)
         if own is not None
     ]
@@ -120,7 +120,7 @@ class _Line:
         for _ in range(REWEIGHTINGS):
             values = affine(self.x, a)
             p = softmax(values, axis=1)
-            drawn = self.mass[:, None] * _curved(p, self.logits - values)
+            drawn = self.mass[:, None] * curved(p, self.logits - values)
             gradient = sum((block.first(drawn[block.rows].T) for block in self.rows.blocks()), np.asarray(pull))
             step = newton_step(np.broadcast_to(gradient, a.shape).ravel(), self.hessian(p)).reshape(a.shape)
             a = a + step
@@ -148,12 +148,12 @@ class _Line:
         values, total = affine(self.x, a), float(self.mass.sum())
         for one in self.opinions:
             gap, share = one.logits - values[one.rows], float(one.weights.sum()) / total
-            seen += float((one.weights[:, None] * gap * _curved(p[one.rows], gap)).sum())
+            seen += float((one.weights[:, None] * gap * curved(p[one.rows], gap)).sum())
             expected += share * (1 - share) * a[1:].size / max(one.count, self.floor)
         return min(1.0, seen / (total * expected)) if expected > 0 else 0.0
 
 
-def _curved(p: Array, gap: Array) -> Array:
+def curved(p: Array, gap: Array) -> Array:
     """(diag p - p p') times the gap, row by row."""
     return np.asarray(p * (gap - (p * gap).sum(axis=1, keepdims=True)))
 
@@ -162,7 +162,7 @@ def _weight(pool: Pool, machine: Machine) -> Array:
     return np.asarray(pool.weights[machine.rows, machine.columns].sum(axis=1))
 
 
-def _log_masses(machine: Machine, pool: Pool, owners: Owners, n_experts: int) -> Array:
+def log_masses(machine: Machine, pool: Pool, owners: Owners, n_experts: int) -> Array:
     """Log of the machine's gate, summed over the experts that stand for the same: ``[S, K]``, centred over K."""
     logs = machine.mixture.log_gate(pool.x[machine.rows])
     values = np.stack([logsumexp(logs[:, owners == k], axis=1) for k in range(n_experts)], axis=1)

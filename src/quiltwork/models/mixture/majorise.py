@@ -160,7 +160,10 @@ def _gaps(pool: Pool, slopes: Array, offsets: Array, rows: slice, scratch: Array
 
 
 def _hard(gaps: Array, low: Array, hold: Array, weights: Array) -> Iterator[Array]:
-    """The weights that go to each expert but the last, in turn in one array; of equals the first takes all."""
+    """The weights that go to each expert but the last, in turn in one array.
+
+    Of equal experts one takes all: the last if it is among them, else the first.
+    """
     free = low < 0.0
     for gap in gaps:
         mine = gap <= low

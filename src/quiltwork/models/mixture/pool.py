@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby, pairwise
+from typing import Any
 
 import numpy as np
 
@@ -76,11 +77,15 @@ class Units:
     def back(self, mixture: Mixture[Experts]) -> Mixture[Experts]:
         """The inverse of `to`, its gate with zeros in the last row."""
         gate, experts = softmax_gate(mixture), mixture.experts
-        moved = in_raw_units(experts.coefficients, self.centre, self.scale) + self.baseline
+        moved = self.raw_coefficients(experts.coefficients)
         return Mixture(
             SoftmaxGate(in_raw_units(gate.coefficients, self.centre, self.scale)).anchored(),
             with_coefficients(experts, moved),
         )
+
+    def raw_coefficients(self, coefficients: Array) -> Array:
+        """Coefficients of experts in these units, ``[K, q, 1 + d]``, in raw ones."""
+        return in_raw_units(coefficients, self.centre, self.scale) + self.baseline
 
     def grams(self, grams: Array) -> Array:
         """Gram matrices ``[..., p, p]`` of raw covariates with a leading one, for covariates in these units."""
@@ -203,19 +208,22 @@ def everywhere(
     return Pool(rows, table, np.asarray(statistics), entropies, machines, units)
 
 
-def at_home(mixtures: Sequence[Mixture[Experts]], counts: Array, supports: Sequence[Array]) -> Pool:
+def at_home(
+    mixtures: Sequence[Mixture[Experts]], counts: Array, supports: Sequence[Array], units: Units | None = None
+) -> Pool:
     """The pool in which each machine is evaluated at its own rows.
 
     Args:
         mixtures: one a machine, of one family, under softmax gates.
         counts: N_m, the rows that each was fitted to and its weight, float64 ``[M]``, positive.
         supports: float64 ``[S_m, d]`` each, in raw units, drawn from the machine's covariates.
+        units: of the pool; those of all support rows if None.
 
     Raises:
         InvalidOption: a gate is no softmax gate, or a machine has no rows.
     """
     x = np.concatenate([_some(rows) for rows in supports])
-    units = Units.of(mixtures, x)
+    units = units or Units.of(mixtures, x)
     moved, rows = [units.to(mixture) for mixture in mixtures], units.rows(x)
     total = float(counts.sum())
     places = _columns([len(support) for support in supports])
@@ -232,7 +240,7 @@ def at_home(mixtures: Sequence[Mixture[Experts]], counts: Array, supports: Seque
     return Pool(rows, table, np.asarray(statistics), entropies, tuple(machines), units)
 
 
-def softmax_gate(mixture: Mixture[Experts]) -> SoftmaxGate:
+def softmax_gate(mixture: Mixture[Any]) -> SoftmaxGate:
     """The mixture's gate.
 
     Raises:
