@@ -38,7 +38,7 @@ class MixtureOfExpertsClassifier(ClassifierMixin, MixtureEstimator):
         n_init: random starts at most; fewer run once two agree on the best likelihood.
         start_rows: starts compete on at most so many rows.
         max_iter: EM iterations at most.
-        tol: stop when an iteration gains at most so many nats per unit of weight.
+        tol: stop when an iteration gains at most so many nats per unit of weight, counting 1000 units at most.
         ridge_gate: penalty ridge/2 |slopes|^2 of the gate, on standardised columns.
         ridge_experts: the same for experts; above zero, separable classes have a finite optimum.
         gate_step: "newton", or "bohning" for the fixed bound on the gate's curvature.

@@ -37,6 +37,10 @@ on which processors are many times slower."""
 PATIENCE = 20
 """Iterations before a run is given up; from a rough start the first ones may be slow."""
 
+WHOLE_WEIGHT = 1000.0
+"""Tolerances are in nats per unit of weight up to this weight. For larger tables they are in nats altogether, since the
+total is what is compared with standard errors."""
+
 ROUNDING = 1e-13
 """A fall of the log-likelihood by less than this share of its size is rounding."""
 
@@ -178,7 +182,7 @@ def maximise(
     Args:
         problem: rows and likelihood.
         start: first parameters, or the pass at them.
-        tolerance: stop when an iteration gains at most so many nats per unit of weight.
+        tolerance: stop when an iteration gains at most so many nats per unit of weight, see `nats`.
         max_iterations: at most.
         given: fixed responsibilities, see `Problem.at`.
         rival: give up, after `PATIENCE` iterations, when the pace of the last one would not lead to this value.
@@ -187,7 +191,7 @@ def maximise(
     Returns:
         the last pass and how it came there; ``path`` does not fall.
     """
-    enough = tolerance * float(problem.rows.weights.sum())
+    enough = nats(tolerance, problem)
     here = start if isinstance(start, Pass) else problem.at(start, given)
     path, converged = [here.value], False
     for iteration in range(max_iterations):
@@ -201,6 +205,11 @@ def maximise(
         if converged or (iteration >= PATIENCE and here.value + left * (here.value - path[-2]) < rival):
             break
     return Run(here, tuple(path), converged)
+
+
+def nats(tolerance: float, problem: Problem) -> float:
+    """A tolerance per unit of weight as one of L, see `WHOLE_WEIGHT`."""
+    return tolerance * min(float(problem.rows.weights.sum()), WHOLE_WEIGHT)
 
 
 def _next(problem: Problem, here: Pass, given: Given | None) -> Pass:

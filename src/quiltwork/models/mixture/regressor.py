@@ -42,7 +42,7 @@ class MixtureOfExpertsRegressor(RegressorMixin, MixtureEstimator):
         n_init: random starts at most; fewer run once two agree on the best likelihood.
         start_rows: starts compete on at most so many rows.
         max_iter: EM iterations at most.
-        tol: stop when an iteration gains at most so many nats per unit of weight.
+        tol: stop when an iteration gains at most so many nats per unit of weight, counting 1000 units at most.
         ridge_gate: penalty ridge/2 |slopes|^2 of the gate, on standardised columns.
         ridge_experts: the same for experts; for Gaussian ones in units of their noise variance.
         min_variance: least noise variance of an expert, as a share of the response's variance.

@@ -1,9 +1,11 @@
 """Where EM begins: several rough partitions compete, and the best goes on.
 
-A partition cuts the space of f = (z, y) into the cells of K random points c_k ~ N(0, I), which is one random affine
-score an expert: argmax_k c_k'f - |c_k|^2 / 2. It does not depend on the order of rows, nor on whether a row is weighted
-or repeated. One M-step on the partition's cells gives parameters, and a loose run of EM follows. As soon as two starts
-arrive at the same best log-likelihood the competition ends; runs that agree are seldom wrong, and cheap.
+A partition cuts the space of f = (z, t y) into the cells of K random points c_k ~ N(0, I), one random affine score an
+expert: argmax_k c_k'f - |c_k|^2 / 2. Starts take turns between t = 0, cells of covariates, which suits experts that
+live apart, and a large t, cells of responses, which suits experts that overlap. Neither depends on the order of rows,
+nor on whether a row is weighted or repeated. One M-step on the cells gives experts under an even gate, and a loose run
+of EM follows. As soon as two starts arrive at the same best log-likelihood the competition ends; runs that agree,
+from cells of different kinds, are seldom wrong, and cheap.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from quiltwork.models.mixture.design import Array
-from quiltwork.models.mixture.em import Given, Pass, Problem, Run, maximise
+from quiltwork.models.mixture.em import Given, Pass, Problem, Run, maximise, nats
 from quiltwork.models.mixture.standard import Block, Standard
 from quiltwork.models.mixture.steps import Parameters
 
@@ -21,10 +23,13 @@ SOFTENING = 0.1
 """Share of a row's weight that a partition spreads over all experts, so that none is empty."""
 
 LOOSE_TOLERANCE = 1e-4
-"""Nats a row: a competing run that gains no more in an iteration has arrived."""
+"""Of a competing run, as `em.nats` has it."""
 
 SAME_VALUE = 1e-3
-"""Nats a row between log-likelihoods that count as one optimum."""
+"""Between log-likelihoods that count as one optimum, likewise."""
+
+STRETCHES = (0.0, 3.0)
+"""t, in units in which responses together weigh as much as covariates together."""
 
 FIRST_STEPS = 3
 
@@ -42,7 +47,7 @@ class Competition:
 
     n_init: int
     agreeing: int = 2
-    max_iterations: int = 60
+    max_iterations: int = 40
     rows: int = 100_000
 
 
@@ -55,7 +60,8 @@ def best_start(
         return _first(part, 1, _everyone)
     runs: list[Run] = []
     while len(runs) < competition.n_init and not _agreed(runs, competition.agreeing, part):
-        start = _first(part, n_experts, partition(part, n_experts, rng))
+        stretch = STRETCHES[len(runs) % len(STRETCHES)]
+        start = _first(part, n_experts, partition(part, n_experts, stretch, rng))
         rival = max((run.last.value for run in runs), default=-np.inf)
         most = competition.max_iterations
         runs.append(maximise(part, start, tolerance=LOOSE_TOLERANCE, max_iterations=most, rival=rival))
@@ -63,16 +69,24 @@ def best_start(
     return best if part is problem else best.parameters
 
 
-def partition(problem: Problem, n_experts: int, rng: np.random.Generator) -> Given:
-    """Responsibilities of a random partition, softened."""
-    d, r = problem.rows.p - 1, len(problem.step.position(Block(slice(0, 1), np.ones((1, 1)), None)))
+def partition(problem: Problem, n_experts: int, stretch: float, rng: np.random.Generator) -> Given:
+    """Responsibilities of a random partition, softened.
+
+    Args:
+        problem: whose rows are parted.
+        n_experts: K.
+        stretch: t, see above.
+        rng: draws the points.
+    """
+    d = problem.rows.p - 1
+    r = len(problem.step.position(next(problem.rows.blocks())))
     centres = rng.standard_normal((n_experts, d + r))
-    # responses together weigh as much as covariates together
-    stretch = np.concatenate([np.ones(d), np.full(r, np.sqrt(max(d, 1) / max(r, 1)))])
+    units = np.concatenate([np.ones(d), np.full(r, stretch * np.sqrt(max(d, 1) / max(r, 1)))])
+    bias = 0.5 * (centres**2) @ (units > 0)
 
     def given(block: Block) -> Array:
         place = np.concatenate([block.z[1:], problem.step.position(block)])
-        score = (centres * stretch) @ place - 0.5 * (centres**2).sum(axis=1)[:, None]
+        score = (centres * units) @ place - bias[:, None]
         tau = np.full(score.shape, SOFTENING / n_experts)
         tau[np.argmax(score, axis=0), np.arange(score.shape[1])] += 1 - SOFTENING
         return tau
@@ -81,11 +95,13 @@ def partition(problem: Problem, n_experts: int, rng: np.random.Generator) -> Giv
 
 
 def _first(problem: Problem, n_experts: int, given: Given) -> Parameters:
-    """Parameters from responsibilities: the maximum where it is a single step, some safe steps elsewhere."""
+    """Experts from responsibilities, by one exact step or some safe ones, under an even gate."""
     blank = problem.step.blank(n_experts, problem.rows.p)
     if problem.step.exact:
-        return problem.target(problem.at(blank, given))
-    return maximise(problem, blank, tolerance=0.0, max_iterations=FIRST_STEPS, given=given).last.parameters
+        found = problem.step.update(blank, problem.at(blank, given).sums)
+    else:
+        found = maximise(problem, blank, tolerance=0.0, max_iterations=FIRST_STEPS, given=given).last.parameters
+    return replace(found, gate=blank.gate)
 
 
 def _everyone(block: Block) -> Array:
@@ -94,8 +110,7 @@ def _everyone(block: Block) -> Array:
 
 def _agreed(runs: list[Run], agreeing: int, problem: Problem) -> bool:
     values = sorted((run.last.value for run in runs), reverse=True)
-    same = SAME_VALUE * float(problem.rows.weights.sum())
-    return len(values) >= agreeing and values[0] - values[agreeing - 1] <= same
+    return len(values) >= agreeing and values[0] - values[agreeing - 1] <= nats(SAME_VALUE, problem)
 
 
 def _part(problem: Problem, rows: int, rng: np.random.Generator) -> Problem:
