@@ -91,6 +91,13 @@ def checked(given: Mapping[str, Rows], shape: Shape) -> dict[str, Column]:
     return {name: _column(name, rows, shape) for name, rows in given.items()}
 
 
+def thinned(columns: Mapping[str, Column], most: int) -> tuple[Array, NDArray[Any]]:
+    """About ``most`` rows of all columns at even distances, so that a large table is not copied: x and y."""
+    stride = max(1, -(-sum(len(column.x) for column in columns.values()) // most))
+    kept = [(column.x[::stride], column.y[::stride]) for column in columns.values()]
+    return np.concatenate([x for x, _ in kept]), np.concatenate([y for _, y in kept])
+
+
 def _column(name: str, rows: Rows, shape: Shape) -> Column:
     held = rows if isinstance(rows, HeldOutRows) else HeldOutRows(*rows)
     x = np.asarray(_in_order(name, held.x, shape.features), dtype=np.float64)

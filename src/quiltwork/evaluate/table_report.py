@@ -23,7 +23,7 @@ from quiltwork.composite import TableComposite
 from quiltwork.errors import QuiltworkError
 from quiltwork.evaluate import composition_plots, table_plots
 from quiltwork.evaluate.composition_plots import Point
-from quiltwork.evaluate.held_out import Column, Rows, Shape, checked
+from quiltwork.evaluate.held_out import Column, Rows, Shape, checked, thinned
 from quiltwork.evaluate.plots import Drawing, drawn
 from quiltwork.evaluate.profile import Profile
 from quiltwork.evaluate.report import write_report
@@ -37,6 +37,8 @@ from quiltwork.models.mixture.transport import divergence_bound
 
 # slices of one model; more are not looked at
 COVARIATES = 2
+# rows that set the ranges of pictures
+PROFILE_ROWS = 50_000
 # rows at which machines' models are compared with the composed one
 SUPPORT_ROWS = 512
 # curves need a model anew for each point; above this many machines they start at a sixteenth
@@ -127,8 +129,7 @@ def _of_model(
     *,
     show_rows: bool,
 ) -> Wanted:
-    x = np.concatenate([column.x for column in columns.values()])
-    y = np.concatenate([column.y for column in columns.values()])
+    x, y = thinned(columns, PROFILE_ROWS)
     profile = Profile.of(x, shape.features)
     for feature in profile.most_telling(mixture)[:COVARIATES]:
         along = f"along {profile.names[feature]}"
@@ -157,8 +158,7 @@ def _of_compositions(composites: Mapping[str, TableComposite], columns: Mapping[
     objectives = {n: c.solution.objective for n, c in composites.items() if len(c.solution.objective) > 1}
     if objectives:
         yield "composition", "Objective at every step", partial(composition_plots.objective_steps, objectives)
-    x = np.concatenate([column.x for column in columns.values()])
-    support = x[:: max(1, -(-len(x) // SUPPORT_ROWS))]
+    support, _ = thinned(columns, SUPPORT_ROWS)
     for name, composite in composites.items():
         # an unreduced mixture holds every machine's model, at no distance
         if isinstance(composite.mixture.gate, SoftmaxGate) and len(composite.locals) > 1:

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from quiltwork.composite import TableComposite
 from quiltwork.errors import InvalidOption
-from quiltwork.evaluate.held_out import Column, Rows, Shape, checked
+from quiltwork.evaluate.held_out import Column, Rows, Shape, checked, thinned
 from quiltwork.evaluate.measures import measures
 from quiltwork.evaluate.scores import Cell, Row, Scores
-from quiltwork.evaluate.truth import distances, gate_ari, n_free_parameters
+from quiltwork.evaluate.truth import DIVERGENCE_ROWS, distances, gate_ari, n_free_parameters
 from quiltwork.models.mixture.design import Array
 from quiltwork.models.mixture.experts import Experts
 from quiltwork.models.mixture.mixture import Mixture
@@ -181,7 +181,7 @@ class _Work:
 
     @cached_property
     def _support(self) -> Array:
-        return np.concatenate([column.x for column in self.columns.values()])
+        return thinned(self.columns, DIVERGENCE_ROWS)[0]
 
 
 def _losses(mixture: Mixture[Experts], column: Column, name: str, domain: str) -> Array:

@@ -86,18 +86,12 @@ def gate_ari(mixture: Mixture[Experts], x: Array, labels: NDArray[Any]) -> float
 def distances(estimated: Mixture[Experts], truth: Mixture[Experts], x: Array) -> dict[str, float]:
     """All that applies of ``parameter_error``, ``transport_divergence`` and its lower bound ``relaxed_divergence``.
 
-    The divergences go from the estimate to the truth, in nats, over at most `DIVERGENCE_ROWS` rows of ``x`` at even
-    distances. With more than `MOST_PAIRS` pairs of experts only the bound is computed.
+    The divergences go from the estimate to the truth, in nats, over the rows ``x``, of which `DIVERGENCE_ROWS` are
+    plenty. With more than `MOST_PAIRS` pairs of experts only the bound is computed.
     """
-    support = x[:: _stride(len(x), DIVERGENCE_ROWS)]
-    found = {"relaxed_divergence": transport_divergence(estimated, truth, support, "relaxed")}
+    found = {"relaxed_divergence": transport_divergence(estimated, truth, x, "relaxed")}
     if estimated.n_experts * truth.n_experts <= MOST_PAIRS:
-        found["transport_divergence"] = transport_divergence(estimated, truth, support, "both")
+        found["transport_divergence"] = transport_divergence(estimated, truth, x, "both")
     if isinstance(estimated.gate, SoftmaxGate) and estimated.n_experts == truth.n_experts:
-        found["parameter_error"] = parameter_error(estimated, truth, support)
+        found["parameter_error"] = parameter_error(estimated, truth, x)
     return found
-
-
-def _stride(count: int, most: int) -> int:
-    """The stride that leaves at most ``most`` of ``count``."""
-    return max(1, -(-count // most))
