@@ -36,10 +36,15 @@ def test_a_composite_adds_figures_of_its_experts_and_machines(
     released = drawn(scored, "--composite", model, out=tmp_path / "released.html")
     rows = ("--party", f"ash={tables['test']}")
     whole = drawn(scored, "--composite", model, *rows, out=tmp_path / "whole.html")
-    assert numbers < released < whole
-    assert {"machines-reduction", "objective-at-every-step"} <= released - numbers
-    assert any(stem.startswith("experts-along-") for stem in released)
-    assert whole - released == {"likelihood-against-number-of-machines"}
+    machines = {"machines-reduction", "objective-at-every-step"}
+    assert not numbers & machines
+    assert machines <= released & whole
+    for figure in ("experts-along-", "gate-over-"):
+        assert not any(stem.startswith(figure) for stem in numbers)
+        assert any(stem.startswith(figure) for stem in released)
+        assert any(stem.startswith(figure) for stem in whole)
+    curve = "likelihood-against-number-of-machines"
+    assert curve in whole - released, "without rows there is nothing to score"
 
 
 def test_rows_are_drawn_when_asked_only(

@@ -18,7 +18,7 @@ from quiltwork.evaluate.scores import load_scores
 @pytest.mark.parametrize(
     ("options", "names"),
     [
-        (("--machines", 4), "machines=4"),
+        (("--machines", 5), "machines=5"),
         (("--rows", 100), "rows=100"),
         (("--jobs", 0), "jobs=0"),
         (("--regime", "odd"), "regime 'odd'"),
@@ -30,7 +30,7 @@ def test_sizes_that_tell_no_story_are_refused(options: tuple[object, ...], names
 
 
 def test_a_machine_sees_its_own_rows_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    story = TableStory(tmp_path / "demo", 5, 500, "even", 1, 0)
+    story = TableStory(tmp_path / "demo", 6, 600, "even", 1, 0)
     commands: dict[str, list[str]] = {}
 
     def process(command: list[str], party: str) -> None:
@@ -52,7 +52,7 @@ def test_a_machine_sees_its_own_rows_only(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_bad_machine_learns_from_responses_of_other_rows(tmp_path: Path) -> None:
-    story = TableStory(tmp_path / "demo", 5, 500, "even", 1, 0)
+    story = TableStory(tmp_path / "demo", 6, 600, "even", 1, 0)
     drawn = dict(zip(story.parties, story.drawn.pieces, strict=True))
     for party, (train, test) in story.pieces.items():
         assert len(train) + len(test) == len(drawn[party])
@@ -64,16 +64,16 @@ def test_the_bad_machine_learns_from_responses_of_other_rows(tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
-    """A demo of five machines."""
+    """A demo of six machines."""
     out = tmp_path_factory.mktemp("demo") / "demo-tables"
-    return out, done("demo", "tables", "--out", out, "--machines", 5, "--rows", 2500, "--jobs", 1)
+    return out, done("demo", "tables", "--out", out, "--machines", 6, "--rows", 6000, "--jobs", 1)
 
 
 @pytest.mark.slow
 def test_the_demo_leaves_all_it_promises(demo: tuple[Path, Outcome]) -> None:
     out, outcome = demo
     scores = load_scores(out / "scores.json")
-    parties = ("m1", "m2", "m3", "m4", "m5")
+    parties = ("m1", "m2", "m3", "m4", "m5", "m6")
     assert scores.parties == parties
     assert set(scores.methods) == {*TABLES, "pooled"}
     assert set(scores.methods["reduction"].excluded) == {"m5"}
@@ -98,5 +98,4 @@ def test_the_reduction_comes_near_the_fit_on_all_rows_and_past_every_machine(dem
         sum(row.domains[party].value for party in scores.parties) / len(scores.parties) for row in scores.alone.values()
     ]
     assert reduction < min(alone)
-    assert reduction - pooled < min(alone) - pooled
-    assert reduction - pooled < 0.1
+    assert reduction - pooled < 0.02

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 FEATURES = ("wind", "rain")
 TARGET = "level"
 EXPERTS = 4
-_FEWEST = 5
+_FEWEST = 6
 _HELD_OUT = 4
 """One row in so many is held out."""
 

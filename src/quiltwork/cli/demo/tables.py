@@ -24,8 +24,8 @@ EXAMPLES = """Examples:
 
 def run(
     out: Annotated[Path, typer.Option(help="Directory to write; a former demo is replaced.")] = Path("demo-tables"),
-    machines: Annotated[int, typer.Option(help="How many machines, from 5 on.")] = 8,
-    rows: Annotated[int, typer.Option(help="Rows over all machines, a quarter of them held out.")] = 8000,
+    machines: Annotated[int, typer.Option(help="How many machines, from 6 on.")] = 8,
+    rows: Annotated[int, typer.Option(help="Rows over all machines, a quarter of them held out.")] = 12000,
     regime: Annotated[str, typer.Option(help="How rows differ between machines: even, hard or shifted.")] = "even",
     jobs: Annotated[int, typer.Option(help="Machines at work at a time.")] = 2,
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
