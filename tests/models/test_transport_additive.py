@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from transport_draws import draw_mixture, nudged
+
 from quiltwork.errors import DuplicateParty, InvalidOption
 from quiltwork.models.mixture.additive import AdditiveReduction
 from quiltwork.models.mixture.pool import at_home

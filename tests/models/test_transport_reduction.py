@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.linear_model import LinearRegression
-
 from transport_draws import KINDS, draw_mixture, gap_between, nudged, permuted
+
 from quiltwork.errors import BrokenPromise, InvalidOption
 from quiltwork.models.mixture import exponential, majorise
 from quiltwork.models.mixture.exponential import expected, joined, natural, refit

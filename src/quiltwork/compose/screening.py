@@ -11,7 +11,7 @@ nearest to it.
 3. Fewer rows mean a larger error, so a machine below the median number of rows is allowed more in proportion.
 4. A machine is left out where its isolation is ``FACTOR`` times the median machine's, and ``DEVIATIONS`` robust
    standard deviations above it in logarithms, and ``LEAST_GAP`` nats above it. A fit that did not converge is held to
-   half the factor.
+   half the factor and half the deviations.
 
 A majority must remain: of M machines at most (M - 1) / 2 are left out, the most isolated first. With two machines
 nobody can say which is right, and no gap is judged.
@@ -31,6 +31,7 @@ from quiltwork.models.mixture.local import Local
 from quiltwork.models.mixture.mixture import Mixture
 from quiltwork.models.mixture.neighbours import gaps
 from quiltwork.models.mixture.pool import everywhere, softmax_gate
+from quiltwork.models.mixture.regression import TINY
 from quiltwork.models.mixture.transport import divergence_bound
 
 FACTOR = 3.0
@@ -106,17 +107,17 @@ def _impossible(locals_: Sequence[Local]) -> dict[str, str]:
 
 def _isolated(locals_: Sequence[Local], x: Array, posterior: Array, most: int) -> dict[str, str]:
     pool = everywhere([local.mixture for local in locals_], ConstantWeights(np.ones(len(locals_))), x)
-    isolation = isolations(gaps(pool, posterior))
+    isolation = np.maximum(isolations(gaps(pool, posterior)), 0.0)
     judged = np.isfinite(isolation)
     if judged.sum() < 3:
         return {}
     rows = np.array([local.rows for local in locals_], dtype=np.float64)
     allowed = isolation / np.maximum(1.0, np.median(rows) / rows)
-    usual = float(np.median(allowed[judged]))
-    spread = 1.4826 * float(np.median(np.abs(np.log(allowed[judged] / usual)))) if usual > 0 else 0.0
-    least = usual * np.exp(DEVIATIONS * max(spread, LEAST_SPREAD))
-    factor = np.array([FACTOR if local.converged else FACTOR / 2 for local in locals_])
-    suspect = judged & (allowed > np.maximum(factor * usual, least)) & (allowed > usual + LEAST_GAP)
+    usual = max(float(np.median(allowed[judged])), TINY)
+    spread = 1.4826 * float(np.median(np.abs(np.log(np.maximum(allowed[judged], TINY) / usual))))
+    strict = np.array([1.0 if local.converged else 0.5 for local in locals_])
+    most_usual = usual * np.maximum(FACTOR * strict, np.exp(DEVIATIONS * strict * max(spread, LEAST_SPREAD)))
+    suspect = judged & (allowed > most_usual) & (allowed > usual + LEAST_GAP)
     worst = sorted(map(int, np.flatnonzero(suspect)), key=lambda m: (-allowed[m], locals_[m].party))[:most]
     return {locals_[m].party: _reason(locals_[m], float(isolation[m]), usual) for m in sorted(worst)}
 

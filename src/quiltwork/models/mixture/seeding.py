@@ -22,6 +22,9 @@ from quiltwork.models.mixture.pool import Pool
 
 MOST_SWAPS = 20
 
+ROUNDING = 1e-11
+"""A gain below this share of the costs is rounding."""
+
 
 def starts(pool: Pool, k: int, count: int) -> list[Experts]:
     """Up to ``count`` different starts with ``k`` experts each: the greedy choice, then locals."""
@@ -41,13 +44,16 @@ def _locals(pool: Pool, costs: Array, k: int) -> list[Experts]:
 
 
 def _build(costs: Array, k: int) -> list[int]:
-    paid = np.full(len(costs), np.inf)
-    chosen: list[int] = []
-    for _ in range(min(k, costs.shape[1])):
+    """Up to k experts; fewer where no further one lowers the cost by more than rounding."""
+    chosen = [int(np.argmin(costs.sum(axis=0)))]
+    paid = costs[:, chosen[0]]
+    while len(chosen) < min(k, costs.shape[1]):
         totals = np.minimum(costs, paid[:, None]).sum(axis=0)
-        totals[chosen] = np.inf
-        chosen.append(int(np.argmin(totals)))
-        paid = np.minimum(paid, costs[:, chosen[-1]])
+        best = int(np.argmin(totals))
+        if float(paid.sum()) - float(totals[best]) <= ROUNDING * float(np.abs(paid).sum()):
+            break
+        chosen.append(best)
+        paid = np.minimum(paid, costs[:, best])
     return chosen
 
 
@@ -61,7 +67,7 @@ def _swap(costs: Array, chosen: Sequence[int]) -> list[int]:
             others = costs[:, rest].min(axis=1) if rest else np.full(len(costs), np.inf)
             totals = np.minimum(costs, others[:, None]).sum(axis=0)
             totals[rest] = np.inf
-            if totals.min() < best - 1e-12 * abs(best):
+            if totals.min() < best - ROUNDING * abs(best):
                 best, change = float(totals.min()), (place, int(np.argmin(totals)))
         if change is None:
             break

@@ -89,7 +89,9 @@ def _transport(cost: Array, own: Array, its: Array) -> float:
     places = (np.concatenate([leaves, arrives[kept]]), np.concatenate([variable, variable[kept]]))
     equations = coo_array((np.ones(len(places[0])), places), shape=(n * (sources + sinks - 1), cost.size)).tocsr()
     amounts = np.concatenate([own.ravel(), its[:, :-1].ravel()])
-    result = linprog(cost.ravel(), A_eq=equations, b_eq=amounts, bounds=(0, None), method="highs")
+    # with the default tolerance of 1e-7 the presolve takes weights of that size for contradictions
+    exact = {"primal_feasibility_tolerance": 1e-10}
+    result = linprog(cost.ravel(), A_eq=equations, b_eq=amounts, bounds=(0, None), method="highs", options=exact)
     if result.status != 0:
         raise BrokenPromise(
             "optimal transport between gates",
