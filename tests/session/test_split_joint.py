@@ -1,4 +1,4 @@
-"""Joint mode: the parameters of one process that trains the whole graph, bit for bit, and bytes that equal the formula."""
+"""Joint mode: the parameters of one process that trains the whole graph, bit for bit; bytes equal the formula."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ torch.Size([2, 4])
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -62,19 +63,21 @@ class Standardised(nn.Module):
 
     def __init__(self, rows: Tensor) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.deviation: Tensor
         deviation = rows.std(dim=0, correction=0)
         self.register_buffer("mean", rows.mean(dim=0))
         self.register_buffer("deviation", torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
 
     def forward(self, rows: Tensor) -> Tensor:
         """Standardised columns ``[b, p]``."""
-        return (rows - self.mean) / self.deviation  # type: ignore[no-any-return]
+        return (rows - self.mean) / self.deviation
 
 
 def mlp(inputs: int, outputs: int, hidden: Sequence[int] = (32,)) -> nn.Sequential:
     """Linear layers with rectifiers between them; no hidden sizes give a linear map."""
     sizes = (inputs, *hidden)
     layers: list[nn.Module] = []
-    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))

@@ -1,1 +1,1 @@
-"""Split learning: components at their owners, one composer that differentiates through all of them, or one head each."""
+"""Split learning: components at their owners, and one composer over all of them or one head for each."""

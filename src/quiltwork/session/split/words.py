@@ -112,7 +112,7 @@ def output_bytes(rows: int, width: int) -> tuple[int, int]:
 
 def written(values: Tensor, precision: Precision) -> NDArray[np.float32] | NDArray[np.int8]:
     """float32 values as a frame carries them."""
-    return (pack(values) if precision == "int8" else values).detach().numpy()  # type: ignore[no-any-return]
+    return (pack(values) if precision == "int8" else values).detach().numpy()
 
 
 def heard(array: NDArray[np.float32] | NDArray[np.int8]) -> Tensor:
