@@ -20,10 +20,11 @@ import table_machines as tm
 from quiltwork.compose.aligned_average import AlignedAverage
 from quiltwork.compose.ambient import AmbientMixture
 from quiltwork.compose.middle import Middle, total_divergences
-from quiltwork.compose.ordered import orders
+from quiltwork.compose.ordered import arranged, averaged, orders
 from quiltwork.compose.precision_average import PrecisionAverage, reordered
 from quiltwork.compose.support import draw_support
 from quiltwork.compose.tables import Local, TableMethod
+from quiltwork.models.mixture.alignment import pair_costs
 from quiltwork.models.mixture.design import augmented
 from quiltwork.models.mixture.experts import Experts
 from quiltwork.models.mixture.experts.gaussian import GaussianExperts
@@ -82,6 +83,20 @@ def test_the_average_is_the_mean_of_what_belongs_together(family: str) -> None:
         ]
         averaged = sum(share * variance for share, variance in zip(rows, variances, strict=True))
         assert np.allclose(mixture.experts.parameters()["variances"][list(order)], averaged, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_machine_would_pair_otherwise_with_the_average(seed: int) -> None:
+    locals_ = [
+        tm.machine("gaussian", f"m{i}", seed=100 * seed + i, noise=1.5, rows=100 + 900 * (i % 2)) for i in range(7)
+    ]
+    found = orders(locals_, X)
+    aligned = [arranged(local.mixture, order) for local, order in zip(locals_, found, strict=True)]
+    average = averaged(aligned, np.array(sizes) / sum(sizes))
+    for local, order in zip(locals_, found, strict=True):
+        costs = pair_costs(average, local.mixture, X)
+        best = min(itertools.permutations(range(3)), key=lambda one: sum(costs[k, one[k]] for k in range(3)))
+        assert order == best
 
 
 def test_gates_tell_experts_apart_that_are_equal() -> None:
@@ -355,6 +370,7 @@ def test_support_is_drawn_in_proportion_and_by_party() -> None:
     assert not np.array_equal(x, draw_support(locals_, 82, seed=4))
     alone = draw_support(locals_[:1], 20, seed=3)
     assert np.array_equal(x[:20], alone), "who else takes part changes a party's rows"
+    assert not np.array_equal(alone, draw_support([tm.renamed(locals_[0], "z")], 20, seed=3))
     assert draw_support(locals_, 1, seed=0).shape == (3, 2), "everyone is asked at least once"
 
 
