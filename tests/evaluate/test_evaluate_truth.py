@@ -99,6 +99,22 @@ def test_distances_vanish_at_the_truth_and_grow_away_from_it():
     assert all(0 < near[name] < far[name] for name in near)
 
 
+def test_gates_that_are_all_but_shut_are_transported():
+    """Weights near 1e-7, the solver's usual tolerance, which it took for contradictions."""
+    ot = pytest.importorskip("ot")
+
+    def sharp(weights):
+        gate = SoftmaxGate(np.stack([np.log(weights), np.zeros(4)], axis=1))
+        return Mixture(gate, GaussianExperts(20.0 * np.arange(4.0)[:, None, None] * [1.0, 0.0], np.ones((4, 1))))
+
+    one = sharp([1.29988710e-03, 9.98699913e-01, 9.96476673e-08, 9.99970452e-08])
+    two = sharp([1.22324244e-03, 9.98776564e-01, 9.68711093e-08, 9.70027492e-08])
+    x = np.zeros((1, 1))
+    cost = one.experts.divergence(two.experts, x)[0]
+    expected = ot.emd2(np.exp(one.log_gate(x))[0], np.exp(two.log_gate(x))[0], cost)
+    assert truth.distances(one, two, x)["transport_divergence"] == pytest.approx(expected, abs=1e-9)
+
+
 def test_too_many_pairs_leave_the_bound_only(monkeypatch):
     monkeypatch.setattr(truth, "MOST_PAIRS", 3)
     assert truth.distances(gaussian(), gaussian(), X).keys() == {"relaxed_divergence", "parameter_error"}
