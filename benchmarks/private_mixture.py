@@ -3,8 +3,8 @@
     python benchmarks/private_mixture.py --seeds 10 --json benchmarks/results/private_mixture.json
 
 Two linear experts that cross, covariates N(0, I), bounds as a careful owner would declare them (centre 0, scale 1,
-2 for the response), delta 1e-6, 20 looks at the rows. Each figure is the median over seeds, and the worst. Beside them stand
-the fit without noise, one straight line without noise, and the reduction of 16 machines that each fit under noise
+2 for the response), delta 1e-6, 20 looks at the rows. Each figure is the median over seeds, and the worst. Beside them
+stand the fit without noise, one straight line without noise, and the reduction of 16 machines that each fit under noise
 (covariates released at epsilon 1 on top). A table of all goes beside OUT, with the suffix .md.
 """
 

@@ -123,6 +123,11 @@ def test_refusals_before_any_work(tables: dict[str, TableFragment], tmp_path: Pa
     assert read(tmp_path / "out" / "ash") == fits.contributions["ash"]
 
 
+def test_an_order_travels_to_a_worker() -> None:
+    order = MixtureOrder("ash", n_experts=3)
+    assert pickle.loads(pickle.dumps(order)) == order
+
+
 def kinds(root: type[QuiltworkError]) -> Iterator[type[QuiltworkError]]:
     yield root
     for kind in root.__subclasses__():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -49,7 +48,7 @@ class MixtureOrder:
     licence: str = "LicenseRef-unstated"
     card: str = ""
     seed: int = 0
-    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    options: Mapping[str, Any] = field(default_factory=dict)
     private: PrivateFit | None = None
 
     def __post_init__(self) -> None:
