@@ -129,7 +129,8 @@ def make_plan(pool: Pool, experts: Experts, softness: float = 0.0) -> Plan:
     masses[-1] = np.maximum(mass - masses[:-1].sum(axis=0), 0.0)
     moments[:, -1] = moment - moments[:, :-1].sum(axis=1)
     last = np.vdot(mass, offsets[-1]) + np.vdot(moment, slopes[:, -1])
-    scale = np.abs(masses * offsets).sum() + np.abs(moments * slopes).sum() + abs(pool.entropy)
+    # ``saved`` has one sign; of a soft plan with far-off experts it is nearly all of the objective
+    scale = np.abs(masses * offsets).sum() + np.abs(moments * slopes).sum() + abs(pool.entropy) + abs(saved)
     return Plan(masses, moments, pool.entropy + float(last) + saved, float(scale))
 
 
