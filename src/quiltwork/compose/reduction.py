@@ -54,7 +54,8 @@ class Reduction:
         n_experts: K; None for the one of 1..max K_m with the shortest description, see `description_length`.
         support: how many covariates to draw from the machines' summaries, or public rows of covariates to use instead.
         gate: ``"logit"`` averages the logits of the machines with at least K experts; ``"projection"`` is the gate
-            nearest to the masses that the plan brings to each expert.
+            nearest to the masses that the plan brings to each expert; ``"auto"`` takes logits unless responses drawn
+            from the machines' own mixtures are clearly likelier under the projected gate.
         weights: of machines at x, ``"evidence"`` for the posterior given x, under which no machine speaks where it has
             no data; ``"rows"`` for N_m / N everywhere, better by a hair where all machines see the same covariates,
             and far worse where they do not.
@@ -69,7 +70,7 @@ class Reduction:
 
     n_experts: int | None = None
     support: int | Rows = 20000
-    gate: GateName = "logit"
+    gate: GateName = "auto"
     weights: Literal["rows", "evidence"] = "evidence"
     experts: Literal["transport", "precision"] = "transport"
     robust: bool = True
@@ -80,7 +81,7 @@ class Reduction:
 
     def __post_init__(self) -> None:
         require_support("Reduction", self.support if isinstance(self.support, int) else len(self.support), self.seed)
-        _require_one_of("gate", self.gate, "logit", "projection")
+        _require_one_of("gate", self.gate, "auto", "logit", "projection")
         _require_one_of("weights", self.weights, "rows", "evidence")
         _require_one_of("experts", self.experts, "transport", "precision")
         for name, value in (("n_experts", self.n_experts), ("starts", self.starts), ("steps", self.max_iterations)):
@@ -201,8 +202,8 @@ class Reduction:
         found = []
         if got < wanted:
             found.append(f"{got} experts and not {wanted}: the others received no weight.")
-        if reduced.gate != self.gate:
-            found.append(f"The gate is projected: most machines have fewer than {got} experts.")
+        if reduced.gate != "logit" and self.gate != "projection":
+            found.append(f"The gate is projected: the machines share no {got} experts whose logits could be averaged.")
         if not reduced.settled:
             found.append(f"The objective still moved after {self.max_iterations} steps.")
         return found

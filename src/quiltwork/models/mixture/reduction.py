@@ -28,6 +28,7 @@ from quiltwork.models.mixture.design import Array
 from quiltwork.models.mixture.experts import Experts
 from quiltwork.models.mixture.experts.gaussian import GaussianExperts
 from quiltwork.models.mixture.exponential import joined
+from quiltwork.models.mixture.gate_choice import not_behind
 from quiltwork.models.mixture.gate_reduction import correspondence, logit_gate, projected_gate
 from quiltwork.models.mixture.gates import MachineWeights
 from quiltwork.models.mixture.majorise import Descent, descend, make_plan
@@ -37,7 +38,7 @@ from quiltwork.models.mixture.regression import weighted_least_squares
 from quiltwork.models.mixture.seeding import starts
 from quiltwork.models.mixture.small_samples import trusted
 
-GateName = Literal["logit", "projection"]
+GateName = Literal["auto", "logit", "projection"]
 
 START_ROWS = 500
 """Support rows on which starts are tried."""
@@ -70,7 +71,7 @@ class Reduced:
         mixture: K experts under a softmax gate, raw units.
         path: the objective after each step, nats a row.
         shares: float64 ``[K]``, the pool's weight that went to each expert.
-        gate: how the gate was found.
+        gate: how the gate was found, ``logit`` or ``projection``.
         settled: whether the steps ended by themselves.
     """
 
@@ -87,7 +88,7 @@ def reduce_mixtures(
     support: Array,
     n_experts: int,
     *,
-    gate: GateName = "logit",
+    gate: GateName = "auto",
     steps: Steps | None = None,
 ) -> Reduced:
     """Reduce mixtures that are evaluated everywhere on a support.
@@ -97,7 +98,7 @@ def reduce_mixtures(
         weights: lambda_m(x), for as many machines.
         support: covariates, float64 ``[S, d]``.
         n_experts: K.
-        gate: see ``gate_reduction``.
+        gate: see ``gate_reduction``, and ``gate_choice`` for ``auto``.
         steps: how hard to look.
 
     Raises:
@@ -106,7 +107,7 @@ def reduce_mixtures(
     return reduce_pool(everywhere(mixtures, weights, support), n_experts, gate=gate, steps=steps)
 
 
-def reduce_pool(pool: Pool, n_experts: int, *, gate: GateName = "logit", steps: Steps | None = None) -> Reduced:
+def reduce_pool(pool: Pool, n_experts: int, *, gate: GateName = "auto", steps: Steps | None = None) -> Reduced:
     """Reduce a pool; see `reduce_mixtures`."""
     found = reduced_experts(pool, n_experts, steps or Steps())
     return with_gate(pool, found, found.experts, gate)
@@ -135,16 +136,23 @@ def reduced_experts(pool: Pool, n_experts: int, steps: Steps) -> Descent:
 def with_gate(pool: Pool, found: Descent, experts: Experts, gate: GateName) -> Reduced:
     """The found experts, or what was made of them, under a gate; everything in raw units.
 
-    Logits are averaged over the machines with at least K experts. Where these hold less than half of the weight the
-    gate is projected.
+    Logits are averaged over the machines with at least K experts. Where these hold less than half of the weight, or the
+    average is not finite, the gate is projected; so it is under ``auto`` where the pool says that it is better.
     """
+    projected = Mixture(projected_gate(pool, found.experts), experts)
+    logits = _by_logits(pool, found, experts) if gate != "projection" else None
+    if logits is not None and (gate == "logit" or not_behind(pool, logits, projected)):
+        return Reduced(pool.units.back(logits), found.path, found.plan.shares, "logit", found.settled)
+    return Reduced(pool.units.back(projected), found.path, found.plan.shares, "projection", found.settled)
+
+
+def _by_logits(pool: Pool, found: Descent, experts: Experts) -> Mixture[Experts] | None:
+    """The experts under the mean of logits, if there is one."""
     owners = correspondence(pool, found.experts)
-    paired = sum(machine.share for machine, own in zip(pool.machines, owners, strict=True) if own is not None)
-    name: GateName = "projection" if paired < 0.5 else gate
-    logits = name == "logit"
-    chosen = logit_gate(pool, owners, found.experts.n_experts) if logits else projected_gate(pool, found.experts)
-    mixture = pool.units.back(Mixture(chosen, experts))
-    return Reduced(mixture, found.path, found.plan.shares, name, found.settled)
+    if sum(machine.share for machine, own in zip(pool.machines, owners, strict=True) if own is not None) < 0.5:
+        return None
+    gate = logit_gate(pool, owners, found.experts.n_experts)
+    return Mixture(gate, experts) if np.isfinite(gate.coefficients).all() else None
 
 
 def pooled_by_precision(pool: Pool, experts: Experts, grams: Sequence[Array]) -> Experts:
