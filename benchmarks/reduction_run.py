@@ -143,10 +143,11 @@ def methods(n_experts: int) -> dict[str, Any]:
     """Every composition by the name of its row."""
     return {
         "reduction": Reduction(n_experts),
+        "reduction_logit": Reduction(n_experts, gate="logit"),
         "reduction_projection": Reduction(n_experts, gate="projection"),
         "reduction_precision": Reduction(n_experts, experts="precision"),
-        "reduction_evidence": Reduction(n_experts, weights="evidence"),
-        "reduction_evidence_precision": Reduction(n_experts, weights="evidence", experts="precision"),
+        "reduction_rows": Reduction(n_experts, weights="rows"),
+        "reduction_twice_experts": Reduction(2 * n_experts),
         "reduction_not_robust": Reduction(n_experts, robust=False),
         "aligned_average": AlignedAverage(),
         "middle": Middle(),
