@@ -189,7 +189,7 @@ def machines_curve(
     """The composition of growing numbers of machines, each scored on all parties' rows.
 
     Machines are added in one random order, drawn from ``seed``; another order gives another curve. A number of machines
-    that the method refuses to compose has no point.
+    that the method refuses or fails to compose has no point.
 
     Args:
         composite: all machines.
@@ -207,7 +207,7 @@ def machines_curve(
         fewer = TableComposite(
             composite.method, composite.table, chosen, replace(composite.provenance, contributions=kept)
         )
-        with suppress(QuiltworkError):
+        with suppress(QuiltworkError, np.linalg.LinAlgError):
             points.append(_point(count, (composite if count == everyone else fewer).mixture, columns))
     return points
 
