@@ -40,7 +40,7 @@ from quiltwork.models.mixture.reduction import (
     with_gate,
 )
 
-SCREENING_ROWS = 400
+SCREENING_ROWS = 800
 """Support rows on which fits are screened."""
 
 Rows = tuple[tuple[float, ...], ...]

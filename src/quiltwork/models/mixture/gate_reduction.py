@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp, softmax
 
-from quiltwork.models.mixture.design import Array, affine
+from quiltwork.models.mixture.design import Array, affine, augmented
 from quiltwork.models.mixture.experts import Experts
 from quiltwork.models.mixture.gates import SoftmaxGate
 from quiltwork.models.mixture.majorise import make_plan
@@ -38,12 +38,14 @@ from quiltwork.models.mixture.regression import (
     softmax_regression,
 )
 from quiltwork.models.mixture.small_samples import ROWS_A_PARAMETER, bias_pull
-from quiltwork.models.mixture.standard import Standard, symmetric
 
 Owners = NDArray[np.intp]
 """The reduced expert of each of a machine's own: int ``[K_m]``."""
 
-REWEIGHTINGS = 20
+REWEIGHTINGS = 30
+
+FRESH = 3
+"""Reweightings for which the curvature is computed anew."""
 
 SETTLED = 1e-6
 """Reweighting ends at steps below this share of the largest coefficient."""
@@ -113,16 +115,21 @@ class _Line:
             rate[one.rows] += one.weights / max(one.count, self.floor)
         self.x, self.mass, self.rate = x, mass, rate
         self.logits = total / np.maximum(mass, TINY)[:, None]
-        self.rows = Standard.of(x, mass, standardise=False)
+        self.wide = augmented(x)
+        self.kept: Array | None = None
 
     def through(self, a: Array, pull: Array | float) -> Array:
-        """Coefficients ``[K, p]`` at which the weighted gaps to the logits, and the extra pull, add up to nothing."""
-        for _ in range(REWEIGHTINGS):
+        """Coefficients ``[K, p]`` at which the weighted gaps to the logits, and the extra pull, add up to nothing.
+
+        The curvature sets the way there and not where it ends, so it is soon kept.
+        """
+        for number in range(REWEIGHTINGS):
             values = affine(self.x, a)
             p = softmax(values, axis=1)
-            drawn = self.mass[:, None] * curved(p, self.logits - values)
-            gradient = sum((block.first(drawn[block.rows].T) for block in self.rows.blocks()), np.asarray(pull))
-            step = newton_step(np.broadcast_to(gradient, a.shape).ravel(), self.hessian(p)).reshape(a.shape)
+            gradient = (self.mass[:, None] * curved(p, self.logits - values)).T @ self.wide + pull
+            if number < FRESH or self.kept is None:
+                self.kept = self.hessian(p)
+            step = newton_step(gradient.ravel(), self.kept).reshape(a.shape)
             a = a + step
             if np.abs(step).max() <= SETTLED * max(1.0, float(np.abs(a).max())):
                 break
@@ -130,11 +137,9 @@ class _Line:
 
     def hessian(self, p: Array) -> Array:
         """Of the gate at probabilities p, float64 ``[K p, K p]``, with full rank along equal shifts."""
-        classes = p.shape[1]
-        edges = self.rows.no_second(classes * (classes - 1) // 2)
-        for block in self.rows.blocks():
-            edges += block.second(softmax_curvature(p[block.rows].T.copy(), self.mass[block.rows]))
-        return softmax_hessian(symmetric(edges, self.rows.p), classes, np.zeros(self.rows.p))
+        edges = [(self.wide * edge[:, None]).T @ self.wide for edge in softmax_curvature(p.T.copy(), self.mass)]
+        width = self.wide.shape[1]
+        return softmax_hessian(np.reshape(edges, (-1, width, width)), p.shape[1], np.zeros(width))
 
     def correction(self, a: Array) -> Array | float:
         """The pull against the bias of small samples, in the measure in which opinions scatter."""

@@ -15,7 +15,6 @@ array([[1. , 0. ],
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 from scipy.special import log_softmax
@@ -49,6 +48,11 @@ def pooled_scale(summaries: tuple[CovariateSummary, ...]) -> Array:
 
     One scale for all, since in its own a column that is constant for one machine would be a spike.
     """
-    whole = reduce(CovariateSummary.merge, summaries)
-    deviation, size = np.sqrt(whole.covariance.diagonal()), np.abs(whole.mean)
-    return np.asarray(np.maximum(deviation, 1e-6 * np.where(size > 0, size, 1.0)))
+    parts = [part for summary in summaries for part in summary.parts]
+    shares = np.array([part.count for part in parts], dtype=np.float64)
+    shares /= shares.sum()
+    means = np.stack([part.mean for part in parts])
+    centre = shares @ means
+    square = shares @ (np.stack([part.covariance.diagonal() for part in parts]) + (means - centre) ** 2)
+    size = np.abs(centre)
+    return np.asarray(np.maximum(np.sqrt(square), 1e-6 * np.where(size > 0, size, 1.0)))

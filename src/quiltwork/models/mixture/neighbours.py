@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from quiltwork.models.mixture.design import Array
+from quiltwork.models.mixture.design import Array, blocks
+from quiltwork.models.mixture.experts import Experts
 from quiltwork.models.mixture.exponential import natural
+from quiltwork.models.mixture.majorise import BLOCK_ENTRIES
+from quiltwork.models.mixture.mixture import Mixture
 from quiltwork.models.mixture.pool import Pool
 
 LEAST_OVERLAP = 0.1
@@ -58,23 +61,50 @@ def bounds(pool: Pool, weights: Array) -> Array:
     Returns:
         float64 ``[M, M]``, nats a row, zero on the diagonal but for rounding.
     """
-    return np.stack([_towards(pool, target, weights) for target in range(len(pool.machines))], axis=1)
+    total, shared = np.zeros((2, len(pool.machines), len(pool.machines)))
+    for rows in blocks(len(pool.x), max(1, BLOCK_ENTRIES // pool.weights.shape[1])):
+        total += _weighted_bounds(pool, rows, weights[rows])
+        shared += weights[rows].T @ weights[rows]
+    return total / np.maximum(shared, np.finfo(float).tiny)
 
 
-def _towards(pool: Pool, target: int, posterior: Array) -> Array:
-    """The weighted bound from each machine to one: float64 ``[M]``."""
-    machine, count = pool.machines[target], len(pool.machines)
-    slopes, offsets = natural(machine.mixture.experts, pool.x)
-    starts = [other.columns.start for other in pool.machines]
-    costs = [np.einsum("jsl,js->sl", pool.statistics, slopes[:, k]) + offsets[k][:, None] for k in range(len(offsets))]
+def _weighted_bounds(pool: Pool, rows: slice, posterior: Array) -> Array:
+    """Sums over some rows, few enough to stay in cache: ``[M, M]``."""
+    scaled = pool.weights[rows] * (len(pool.x) * len(pool.machines))
+    own = _by_machine(pool, scaled * pool.entropies[rows])
+    found = np.empty((len(pool.machines), len(pool.machines)))
+    for target, machine in enumerate(pool.machines):
+        bound = own + _towards(pool, rows, scaled, machine.mixture)
+        found[:, target] = (posterior * posterior[:, [target]] * bound).sum(axis=0)
+    return found
+
+
+def _towards(pool: Pool, rows: slice, scaled: Array, mixture: Mixture[Experts]) -> Array:
+    """The bound from each machine to one at each row, but for the machine's own entropy: ``[S, M]``."""
+    x = pool.x[rows]
+    slopes, offsets = natural(mixture.experts, x)
+    costs = [_cost(pool.statistics[:, rows], slopes[:, k], offsets[k]) for k in range(len(offsets))]
     nearest = np.minimum.reduce(costs)
-    weights = pool.weights * (len(pool.x) * count)
-    bound = np.add.reduceat(weights * (nearest + pool.entropies), starts, axis=1)
-    log_gate, free = np.maximum(machine.mixture.log_gate(pool.x), LOG_FLOOR), np.ones(nearest.shape, dtype=bool)
+    bound = _by_machine(pool, scaled * nearest)
+    log_gate, free = np.maximum(mixture.log_gate(x), LOG_FLOOR), np.ones(nearest.shape, dtype=bool)
     for k, cost in enumerate(costs):
-        mine = (cost <= nearest) & free
+        mine = cost <= nearest
+        mine &= free
         free ^= mine
-        mass = np.add.reduceat(weights * mine, starts, axis=1)
+        mass = _by_machine(pool, scaled * mine)
         bound += mass * (np.log(np.maximum(mass, 1e-300)) - log_gate[:, [k]])
-    shared = posterior * posterior[:, [target]]
-    return np.asarray((shared * bound).sum(axis=0) / np.maximum(shared.sum(axis=0), np.finfo(float).tiny))
+    return bound
+
+
+def _cost(statistics: Array, slopes: Array, offsets: Array) -> Array:
+    """Divergence to one expert but for the pooled experts' own terms: ``[S, L]``."""
+    cost = statistics[0] * slopes[0][:, None]
+    for statistic, slope in zip(statistics[1:], slopes[1:], strict=True):
+        cost += statistic * slope[:, None]
+    cost += offsets[:, None]
+    return np.asarray(cost)
+
+
+def _by_machine(pool: Pool, entries: Array) -> Array:
+    """Sums over each machine's experts: ``[S, M]``."""
+    return np.asarray(np.add.reduceat(entries, [machine.columns.start for machine in pool.machines], axis=1))
