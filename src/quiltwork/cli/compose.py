@@ -87,7 +87,9 @@ def run(
     n_experts: Annotated[
         int | None, typer.Option(help="reduction: K. [default: the shortest description]", rich_help_panel=_TABLES)
     ] = None,
-    gate: Annotated[str | None, typer.Option(help="reduction: logit or projection.", rich_help_panel=_TABLES)] = None,
+    gate: Annotated[
+        str | None, typer.Option(help="reduction: auto, logit or projection.", rich_help_panel=_TABLES)
+    ] = None,
     experts: Annotated[
         str | None, typer.Option(help="reduction: transport or precision.", rich_help_panel=_TABLES)
     ] = None,
