@@ -14,7 +14,8 @@ from scipy.special import log_softmax
 from scipy.stats import poisson
 
 from quiltwork.models.mixture import em, standard
-from quiltwork.models.mixture.em import Problem, maximise
+from quiltwork.models.mixture.em import maximise
+from quiltwork.models.mixture.likelihood import Problem
 from quiltwork.models.mixture.standard import Standard
 from quiltwork.models.mixture.steps import GaussianStep, MultinomialStep, Parameters, PoissonStep, Step
 
@@ -148,6 +149,49 @@ def test_given_responsibilities_give_the_expected_complete_likelihood() -> None:
     log_phi = poisson.logpmf(at.step.y, np.exp(found.coefficients[:, 0] @ z))  # type: ignore[attr-defined]
     expected = (tau * (log_softmax(found.gate @ z, axis=0) + log_phi)).sum(axis=0) @ at.rows.weights
     assert run.last.value == pytest.approx(expected, rel=1e-10)
+
+
+def creeping(seed: int = 0) -> tuple[Problem, Parameters]:
+    """Three experts on what two overlapping ones made."""
+    rng = np.random.default_rng(seed)
+    x, side = rng.standard_normal((400, 2)), rng.integers(2, size=400) - 0.5
+    rows, ridge = Standard.of(x, np.ones(400)), ridge_of(1e-3, 3)
+    y = (x[:, 0] + 1.5 * side + rng.standard_normal(400))[None]
+    at = Problem(rows, GaussianStep(y / y.std(), ridge * 0, 1e-6), ridge)
+    return at, anywhere(rng, at, 3)
+
+
+def test_leaps_arrive_sooner_and_no_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    at, start = creeping()
+    run = maximise(at, start, tolerance=1e-8, max_iterations=5000)
+    monkeypatch.setattr(em, "_creeps", lambda walked: False)
+    walk = maximise(at, start, tolerance=1e-8, max_iterations=5000)
+    assert (np.diff(run.path) >= 0).all()
+    assert run.converged
+    assert len(run.path) < len(walk.path) / 2
+    assert run.last.value > walk.last.value - 1e-2
+
+
+def test_a_leap_that_lands_low_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    at, start = creeping()
+    walk = maximise(at, start, tolerance=-np.inf, max_iterations=3)
+    passes = [at.at(p) for p in (start, walk.last.parameters)]
+    low = [passes[1], passes[0], passes[1]]
+    monkeypatch.setattr(em, "FARTHEST_LEAP", 1e6)
+    assert em._leap(at, low, None).value >= passes[1].value
+
+
+def test_leaps_trusted_blindly_would_fall(monkeypatch: pytest.MonkeyPatch) -> None:
+    at, start = creeping()
+    real = em._flat
+
+    def trusted(problem: Problem, walked: list[Any], given: Any) -> Any:
+        zero, one, two = (real(each.parameters) for each in walked)
+        far = 50 * (one - zero) + 2500 * (two - 2 * one + zero)
+        return problem.at(em._unflat(zero + far, walked[-1].parameters), given)
+
+    monkeypatch.setattr(em, "_leap", trusted)
+    assert (np.diff(maximise(at, start, tolerance=0.0, max_iterations=200).path) < 0).any()
 
 
 def test_a_hopeless_run_is_given_up_and_others_are_not() -> None:

@@ -12,6 +12,7 @@ from mixture_tables import density_by_hand, rows_of, separated
 from scipy import stats
 from scipy.special import softmax
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -276,6 +277,19 @@ def test_what_is_wrong_with_a_table_is_named() -> None:
 def test_large_finite_columns_are_not_taken_for_infinite() -> None:
     x, y = shape_of_table()
     MixtureOfExpertsRegressor(max_iter=2).fit(x * [1e150, 1.0], y)
+
+
+def test_columns_whose_squares_overflow_are_refused() -> None:
+    x, y = shape_of_table()
+    with pytest.raises(InvalidOption, match="column 1"):
+        MixtureOfExpertsRegressor().fit(x * [1.0, 1e200], y)
+
+
+def test_a_run_that_was_cut_short_says_so() -> None:
+    x, y = shape_of_table()
+    with pytest.warns(ConvergenceWarning, match="max_iter=1"):
+        model = MixtureOfExpertsRegressor(3, max_iter=1, tol=0.0, n_init=1).fit(x, y)
+    assert not model.converged_
 
 
 def test_every_iteration_is_told_when_asked(capsys: pytest.CaptureFixture[str]) -> None:

@@ -191,6 +191,7 @@ def test_bic_counts_what_classes_identify() -> None:
     assert model.bic(x, y) == pytest.approx(-2 * model.log_density(x, y).sum() + free * np.log(400))
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @settings(max_examples=40)
 @given(st.integers(0, 10**6), st.sampled_from(["gaussian", "poisson", "multinomial"]), st.integers(1, 4))
 def test_degenerate_tables_never_give_a_model_that_is_not_finite(seed: int, family: str, k: int) -> None:

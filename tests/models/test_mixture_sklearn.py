@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
+import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from quiltwork.models.mixture.classifier import MixtureOfExpertsClassifier
@@ -40,6 +41,7 @@ def refused(estimator: Any) -> dict[str, str]:
     return {}
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @parametrize_with_checks(
     [
         MixtureOfExpertsRegressor(),

@@ -23,9 +23,9 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d, vali
 from quiltwork.errors import InvalidOption
 from quiltwork.models.mixture.checks import generator, require_finite
 from quiltwork.models.mixture.design import Array, blocks
-from quiltwork.models.mixture.em import GateStep
 from quiltwork.models.mixture.estimator import FLOATS, MixtureEstimator
 from quiltwork.models.mixture.fit import Settings
+from quiltwork.models.mixture.likelihood import GateStep
 from quiltwork.models.mixture.mixture import Mixture
 
 

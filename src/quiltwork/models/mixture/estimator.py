@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from quiltwork.errors import InvalidOption
@@ -21,6 +23,8 @@ from quiltwork.models.mixture.standard import weighted_moments
 
 FLOATS = [np.float64, np.float32]
 """Tables of these types are read in place."""
+
+_UNFINISHED = "EM has not converged in max_iter={} iterations; raise it, or fit fewer experts."
 
 
 class MixtureEstimator(BaseEstimator):
@@ -81,6 +85,8 @@ class MixtureEstimator(BaseEstimator):
             found, self.selection_ = by_bic(one, self._most(weights), rows)
         else:
             found = one(whole("n_experts", self.n_experts))
+        if not found.converged:
+            warnings.warn(_UNFINISHED.format(self.max_iter), ConvergenceWarning, stacklevel=3)
         self.centre_, self.scale_ = weighted_moments(x, weights)
         self.mixture_, self.converged_, self.n_iter_ = found.mixture, found.converged, len(found.path) - 1
         self.log_likelihood_, self.log_likelihood_path_ = found.log_likelihood, found.path

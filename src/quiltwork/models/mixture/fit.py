@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from quiltwork.errors import InvalidOption
 from quiltwork.models.mixture.design import Array, in_raw_units
-from quiltwork.models.mixture.em import GateStep, Problem, Run, maximise
+from quiltwork.models.mixture.em import Run, maximise
 from quiltwork.models.mixture.experts import FamilyName
 from quiltwork.models.mixture.experts.gaussian import GaussianExperts
 from quiltwork.models.mixture.experts.multinomial import MultinomialExperts
 from quiltwork.models.mixture.experts.poisson import PoissonExperts
 from quiltwork.models.mixture.gates import SoftmaxGate
+from quiltwork.models.mixture.likelihood import GateStep, Problem
 from quiltwork.models.mixture.mixture import Mixture
 from quiltwork.models.mixture.standard import Standard, weighted_moments
 from quiltwork.models.mixture.starts import Competition, best_start

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quiltwork.errors import InvalidOption
 from quiltwork.models.mixture.design import Array
 
 PRODUCTS_AT_ONCE = 1 << 18
@@ -170,6 +171,9 @@ def weighted_moments(x: NDArray[Any], weights: Array, size: int = 1 << 16) -> tu
     """Weighted mean and standard deviation of each column, in one pass; a column that never varies has deviation 1.
 
     Blocks are merged as Chan, Golub and LeVeque (1979) do. Rows of weight zero count nothing.
+
+    Raises:
+        InvalidOption: a column's numbers are so large that their squares overflow.
     """
     mass, mean, square = 0.0, np.zeros(x.shape[1]), np.zeros(x.shape[1])
     low, high = np.full(x.shape[1], np.inf), np.full(x.shape[1], -np.inf)
@@ -181,11 +185,18 @@ def weighted_moments(x: NDArray[Any], weights: Array, size: int = 1 << 16) -> tu
         w = w[w > 0]
         low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
         part = w.sum()
-        step = w @ block / part - mean
-        block -= mean + step
-        square += w @ block**2 + step**2 * (mass * part / (mass + part))
+        with np.errstate(over="ignore", invalid="ignore"):
+            step = w @ block / part - mean
+            block -= mean + step
+            square += w @ block**2 + step**2 * (mass * part / (mass + part))
         mean = mean + step * (part / (mass + part))
         mass += part
     deviation = np.sqrt(square / mass)
+    if not np.isfinite(deviation).all():
+        raise InvalidOption(
+            f"column {int(np.argmin(np.isfinite(deviation)))}",
+            why=f"its numbers reach {np.abs([low, high]).max():.3g}, and their squares overflow",
+            mend="Give it in a larger unit.",
+        )
     constant = (high - low) <= 1e-13 * np.maximum(np.abs(low), np.abs(high))
     return np.where(constant, low, mean), np.where(constant | (deviation == 0), 1.0, deviation)

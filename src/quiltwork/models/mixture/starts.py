@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from quiltwork.models.mixture.design import Array
-from quiltwork.models.mixture.em import Given, Pass, Problem, Run, maximise, nats
+from quiltwork.models.mixture.em import Run, maximise, nats
+from quiltwork.models.mixture.likelihood import Given, Pass, Problem
 from quiltwork.models.mixture.standard import Block, Standard
 from quiltwork.models.mixture.steps import Parameters
 

@@ -30,8 +30,8 @@ from quiltwork.models.mixture.regression import (
 )
 from quiltwork.models.mixture.standard import Block
 
-LEAST_MASS = 1e-8
-"""An expert with less weight than this keeps its parameters: there is nothing to learn them from."""
+LEAST_SHARE = 1e-11
+"""An expert with a smaller share of all weight keeps its parameters: there is nothing to learn them from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +147,7 @@ class GaussianStep:
         cross = sums.first.reshape(parameters.coefficients.shape)
         b = least_squares_all(sums.second, cross, self.ridge[1:])
         rss = sums.squares + (b * (b @ sums.second - 2 * cross + self.ridge * b)).sum(axis=2)
-        alive = (sums.mass > LEAST_MASS)[:, None]
+        alive = (sums.mass > LEAST_SHARE * sums.mass.sum())[:, None]
         variances = np.maximum(rss / np.where(alive, sums.mass[:, None], 1.0), self.floor)
         return Parameters(
             parameters.gate,
@@ -211,7 +211,7 @@ class MultinomialStep:
         k, _, p = coefficients.shape
         slopes = sums.first.reshape(coefficients.shape) - self.ridge * coefficients
         edges = sums.second.reshape(k, -1, p, p)
-        for one in np.flatnonzero(sums.mass > LEAST_MASS):
+        for one in np.flatnonzero(sums.mass > LEAST_SHARE * sums.mass.sum()):
             hessian = softmax_hessian(edges[one], self.classes, self.ridge)
             coefficients[one] += newton_step(slopes[one].ravel(), hessian).reshape(self.classes, p)
         return replace(parameters, coefficients=coefficients)
@@ -263,7 +263,7 @@ class PoissonStep:
         """A full Newton step."""
         coefficients = parameters.coefficients.copy()
         slopes = sums.first - self.ridge * coefficients[:, 0]
-        for k in np.flatnonzero(sums.mass > LEAST_MASS):
+        for k in np.flatnonzero(sums.mass > LEAST_SHARE * sums.mass.sum()):
             coefficients[k, 0] += newton_step(slopes[k], sums.second[k] + np.diag(self.ridge))
         return replace(parameters, coefficients=coefficients)
 
