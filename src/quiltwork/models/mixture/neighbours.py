@@ -16,9 +16,11 @@ import numpy as np
 from quiltwork.models.mixture.design import Array, blocks
 from quiltwork.models.mixture.experts import Experts
 from quiltwork.models.mixture.exponential import natural
-from quiltwork.models.mixture.majorise import BLOCK_ENTRIES
 from quiltwork.models.mixture.mixture import Mixture
 from quiltwork.models.mixture.pool import Pool
+
+BLOCK_ENTRIES = 1 << 15
+"""Entries of the pool worked on at a time."""
 
 LEAST_OVERLAP = 0.1
 """Least cosine between the weights of two machines that are compared."""
