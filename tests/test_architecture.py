@@ -28,7 +28,7 @@ ORDER = (
     ("models",),
     ("contribution",),
     ("evidence",),
-    ("privacy",),
+    ("privacy", "sharing"),
     ("datasets",),
     ("files", "progress"),
     ("errors",),

@@ -23,6 +23,10 @@ Each error says three things: *what* is wrong (the offending part by name), *why
     │   ├── AlteredFrame             a frame was changed, replayed, or is not what was declared
     │   ├── LostParty                a party died, fell silent or refused
     │   └── NeedsRetraining          a party cannot be taken out of what was learned jointly
+    ├── CustodyError                 shares of a secret that do not give it back
+    │   ├── TooFewShares             fewer than the threshold
+    │   ├── ForgedShare              a share, a statement or a sealed file that its dealer did not write
+    │   └── MixedCustodies           sound shares of different custodies or epochs
     ├── StorageError                 the file system refused: full, read-only, already there
     ├── Interrupted                  stopped by the user; says how to resume
     ├── BrokenPromise                a computation broke what its theory promises; ours to mend
@@ -134,6 +138,22 @@ class LostParty(SessionError):
 
 class NeedsRetraining(SessionError):
     """A party cannot be taken out of what was learned jointly."""
+
+
+class CustodyError(QuiltworkError):
+    """Shares of a secret do not give it back."""
+
+
+class TooFewShares(CustodyError):
+    """Fewer shares than the threshold; together they say nothing about the secret."""
+
+
+class ForgedShare(CustodyError):
+    """A share, a statement or a sealed file is not what its dealer wrote."""
+
+
+class MixedCustodies(CustodyError):
+    """Sound shares that belong to different custodies, or to different epochs of one."""
 
 
 class StorageError(QuiltworkError):
