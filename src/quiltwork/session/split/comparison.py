@@ -55,8 +55,9 @@ class Alone:
         if not self.nobody:
             return f"fragments tell of the label alone (the best scores {best:.3f}, chance is {self.chance:.3f})"
         return (
-            f"no fragment alone tells the label: the best scores {best:.3f} on {self.rows} held-out rows, chance is "
-            f"{self.chance:.3f}; isolated mode cannot learn what only all together tell, joint mode can"
+            f"no fragment alone tells the label, as far as {self.rows} held-out rows show: the best scores {best:.3f}, "
+            f"chance is {self.chance:.3f}, and {self.least:.3f} would count; isolated mode cannot learn what only all "
+            "together tell, joint mode can"
         )
 
 

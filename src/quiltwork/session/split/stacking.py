@@ -109,4 +109,5 @@ def _least_squares(design: Tensor, labels: Tensor, ridge: float) -> Tensor:
     """The minimiser for numbers, by the normal equations."""
     penalty = torch.eye(design.shape[1], dtype=torch.float64) * ridge
     penalty[-1, -1] = 0
-    return torch.linalg.solve(design.T @ design + penalty, design.T @ labels.double()[:, None])
+    found: Tensor = torch.linalg.solve(design.T @ design + penalty, design.T @ labels.double()[:, None])
+    return found
