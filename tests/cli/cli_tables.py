@@ -11,10 +11,11 @@ from cli_runner import Outcome, done
 
 from quiltwork.datasets.regimes import regime, with_shuffled_responses
 
-NAMES = ("ash", "birch", "cedar", "dogwood")
+NAMES = ("ash", "birch", "cedar", "dogwood", "elm")
 FEATURES = ("height", "girth")
 BAD = "dogwood"
 """Its responses belong to other rows."""
+HONEST = tuple(name for name in NAMES if name != BAD)
 
 
 def write_csv(path: Path, columns: Mapping[str, Sequence[object]]) -> Path:
@@ -32,8 +33,8 @@ def columns_of(x: np.ndarray, y: np.ndarray) -> dict[str, list[float]]:
 
 
 def machine_tables(place: Path) -> dict[str, Path]:
-    """Four machines' tables, and ``test``: rows that no machine holds."""
-    drawn = regime("even", machines=4, rows=2400, features=2, test_rows=800, seed=3)
+    """Five machines' tables, and ``test``: rows that no machine holds."""
+    drawn = regime("even", machines=5, rows=5000, features=2, test_rows=800, seed=2)
     pieces = dict(zip(NAMES, drawn.pieces, strict=True))
     pieces[BAD] = with_shuffled_responses(pieces[BAD], seed=0)
     tables = {name: write_csv(place / f"{name}.csv", columns_of(p.x, p.y)) for name, p in pieces.items()}

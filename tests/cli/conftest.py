@@ -1,4 +1,4 @@
-"""What is composed through the command line, made once: a base and three contributions, four machines' mixtures."""
+"""What is composed through the command line, made once: a base and three contributions, five machines' mixtures."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ SUPPORT: dict[str, Any] = {"support": 100, "seed": 3}
 REDUCTION: dict[str, Any] = {"n_experts": 2, "gate": "projection", "experts": "precision", "robust": False}
 WHOLE_TABLES: dict[str, tuple[dict[str, Any], TableMethod]] = {
     "reduction": (
-        REDUCTION | SUPPORT | {"machine_weights": "evidence"},
-        Reduction(weights="evidence", **REDUCTION, **SUPPORT),
+        REDUCTION | SUPPORT | {"machine_weights": "rows"},
+        Reduction(weights="rows", **REDUCTION, **SUPPORT),
     ),
     "aligned_average": (SUPPORT, AlignedAverage(**SUPPORT)),
     "middle": (SUPPORT | {"divergence": "transport"}, Middle("transport", **SUPPORT)),

@@ -8,13 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_runner import done, files, finish, misused, refused, start
-from cli_tables import BAD, contribute, write_csv
+from cli_tables import BAD, HONEST, contribute, write_csv
 
 from quiltwork.contribution.store import read
 from quiltwork.party.confine import landlock_abi
-from quiltwork.party.mixture import contribute_mixture
-from quiltwork.party.mixture_order import MixtureOrder
-from quiltwork.party.table import open_table
 
 Columns = dict[str, list[object]]
 
@@ -177,16 +174,16 @@ def test_a_part_that_a_method_needs_is_asked_for_by_name(two: Callable[..., Path
 
 
 def test_a_fit_that_went_astray_is_excluded_by_name(tables: Mapping[str, Path], tmp_path: Path) -> None:
-    for name in ("ash", "birch", "cedar"):
+    for name in HONEST:
         contribute(tables[name], tmp_path / name, name)
-    stopped = MixtureOrder("elm", 4, options={"max_iter": 1, "n_init": 1})
-    contribute_mixture(open_table([tables[BAD]], target="y"), tmp_path / "elm", stopped)
-    assert not read(tmp_path / "elm").manifest.method.converged
-    given = [tmp_path / name for name in ("ash", "birch", "cedar", "elm")]
+    outcome = contribute(tables[BAD], tmp_path / "yew", "yew", "--max-iterations", 1)
+    assert "note: EM has not converged" in outcome.err
+    assert not read(tmp_path / "yew").manifest.method.converged
+    given = [tmp_path / name for name in (*HONEST, "yew")]
     outcome = done("compose", *given, "--method", "reduction", "--n-experts", 4, "--out", tmp_path / "out", "--json")
-    assert set(outcome.json["excluded"]) == {"elm"}
-    assert "had not converged" in outcome.json["excluded"]["elm"]
-    assert f"excluded elm: {outcome.json['excluded']['elm']}" in outcome.err
+    assert set(outcome.json["excluded"]) == {"yew"}
+    assert "had not converged" in outcome.json["excluded"]["yew"]
+    assert f"excluded yew: {outcome.json['excluded']['yew']}" in outcome.err
 
 
 # Noise ------------------------------------------------------------------------

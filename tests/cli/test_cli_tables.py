@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_runner import done, files, misused, refused
-from cli_tables import BAD, FEATURES, NAMES, columns_of, contribute, write_csv
+from cli_tables import BAD, FEATURES, HONEST, NAMES, columns_of, contribute, write_csv
 
 from quiltwork.cli.catalog import LANGUAGE, TABLES
 from quiltwork.compose.reopen import open_table_composite
 from quiltwork.contribution.store import read
 
-HONEST = tuple(name for name in NAMES if name != BAD)
 Composed = Callable[[str], Path]
 
 
@@ -49,7 +48,7 @@ def test_the_same_table_in_another_format_gives_the_same_mixture(tables: Mapping
     other = contribute(tmp_path / "ash.parquet", tmp_path / "other", "ash", "--json").json
     assert one["digest"] == other["digest"] == read(tmp_path / "one").digest
     assert one["confinement"] == "off"
-    assert one["method"]["rows"] == 600
+    assert one["method"]["rows"] == 1000
 
 
 def test_every_option_reaches_the_manifest(tables: Mapping[str, Path], tmp_path: Path) -> None:
@@ -76,7 +75,7 @@ def test_columns_may_be_separated_by_commas_and_a_summary_left_out(tables: Mappi
 
 def test_inspect_tells_names_units_sizes_and_the_price(machines: Mapping[str, Path]) -> None:
     out = done("inspect", machines["ash"]).out
-    for words in ("height (m), girth", "predicts: y", "rows: 600", "n_experts: 4", read(machines["ash"]).digest):
+    for words in ("height (m), girth", "predicts: y", "rows: 1,000", "n_experts: 4", read(machines["ash"]).digest):
         assert words in out
     for part in ("mixture", "covariates", "precision", "training"):
         assert f"privacy of {part}" in out
@@ -111,11 +110,11 @@ def test_a_bad_machine_is_excluded_and_the_reason_is_told(
 
 def test_options_reach_the_method(machines: Mapping[str, Path], tmp_path: Path) -> None:
     options = ("--n-experts", 3, "--support", 500, "--gate", "projection", "--experts", "precision")
-    more = ("--machine-weights", "evidence", "--seed", 4, "--no-robust")
+    more = ("--machine-weights", "rows", "--seed", 4, "--no-robust")
     words = ("compose", *machines.values(), "--method", "reduction", *options, *more, "--out", tmp_path / "a", "--json")
     told = done(*words).json["options"]
     wanted = {"n_experts": 3, "support": 500, "gate": "projection", "experts": "precision"}
-    wanted |= {"weights": "evidence", "seed": 4, "robust": False}
+    wanted |= {"weights": "rows", "seed": 4, "robust": False}
     assert {name: told[name] for name in wanted} == wanted
     middle = ("--method", "middle", "--divergence", "transport", "--support", 50, "--out", tmp_path / "b", "--json")
     assert done("compose", *machines.values(), *middle).json["options"]["divergence"] == "transport"
@@ -141,7 +140,7 @@ def test_order_does_not_matter_and_include_is_composing_fewer(machines: Mapping[
         (("--method", "reduction", "--n-experts", 0), ("n_experts=0",)),
         (("--method", "reduction", "--gate", "garden"), ("garden",)),
         (("--method", "reduction", "--support", 0), ("support",)),
-        (("--method", "reduction", "--include", "elm"), ("--include elm", "ash, birch, cedar, dogwood")),
+        (("--method", "reduction", "--include", "yew"), ("--include yew", "ash, birch, cedar, dogwood, elm")),
         (("--method", "shrink"), ("method 'shrink'", "reduction")),
     ],
 )
@@ -186,8 +185,10 @@ def test_several_can_join_in_any_order_and_options_are_remembered(machines: Mapp
     options = ("--method", "reduction", "--n-experts", 2, "--support", 300, "--seed", 5)
     done("compose", *machines.values(), *options, "--out", tmp_path / "whole")
     done("compose", machines["cedar"], machines["ash"], *options, "--out", tmp_path / "two")
-    done("add", tmp_path / "two", machines[BAD], machines["birch"], "--out", tmp_path / "four", "--json")
-    assert files(tmp_path / "four") == files(tmp_path / "whole")
+    done(
+        "add", tmp_path / "two", machines["elm"], machines[BAD], machines["birch"], "--out", tmp_path / "all", "--json"
+    )
+    assert files(tmp_path / "all") == files(tmp_path / "whole")
 
 
 def test_who_cannot_join_is_named(
@@ -195,9 +196,9 @@ def test_who_cannot_join_is_named(
 ) -> None:
     whole, out = composed_tables("middle"), ("--out", tmp_path / "out")
     refused("add", whole, machines["ash"], *out, names=("party 'ash'", "already"), mend="remove")
-    contribute(tables["ash"], tmp_path / "elm", "elm", "--n-experts", 2)
-    refused("add", whole, tmp_path / "elm", *out, names=("elm", "height", "'m'"))
-    refused("add", tmp_path / "elm", machines["ash"], *out, names=str(tmp_path / "elm"))
+    contribute(tables["ash"], tmp_path / "yew", "yew", "--n-experts", 2)
+    refused("add", whole, tmp_path / "yew", *out, names=("yew", "height", "'m'"))
+    refused("add", tmp_path / "yew", machines["ash"], *out, names=str(tmp_path / "yew"))
     misused("add", whole, *out, names="CONTRIBUTIONS")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -50,6 +52,7 @@ def run(
         typer.Option(help="All labels that any party has, separated by commas. Repeatable. [default: yours]"),
     ] = None,
     n_experts: Annotated[str, typer.Option(help="Number of experts, or bic.")] = "2",
+    max_iterations: Annotated[int | None, typer.Option(help="Steps of the fit at most.")] = None,
     missing: Annotated[str, typer.Option(help="Rows with a missing value: refuse or drop.")] = "refuse",
     covariates: Annotated[
         str | None,
@@ -117,9 +120,11 @@ def run(
             licence=licence,
             card=text,
             seed=seed,
+            options={} if max_iterations is None else {"max_iter": max_iterations},
             private=noise.fit(private, private_steps) if private else None,
         )
-        contribution = contribute_mixture(fragment, out, order, overwrite=overwrite)
+        with _as_notes():
+            contribution = contribute_mixture(fragment, out, order, overwrite=overwrite)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if json:
@@ -127,6 +132,16 @@ def run(
         return
     say(f"wrote {out}: {contribution.bytes:,} bytes, {contribution.digest}")
     say(f"look at it before it leaves: quiltwork inspect {out}")
+
+
+@contextmanager
+def _as_notes() -> Iterator[None]:
+    """Warnings of a fit, that it has not converged say, as notes for people."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for text in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, UserWarning)):
+        say(f"note: {text}")
 
 
 @dataclass(frozen=True)
