@@ -164,7 +164,7 @@ def creeping(seed: int = 0) -> tuple[Problem, Parameters]:
 def test_leaps_arrive_sooner_and_no_lower(monkeypatch: pytest.MonkeyPatch) -> None:
     at, start = creeping()
     run = maximise(at, start, tolerance=1e-8, max_iterations=5000)
-    monkeypatch.setattr(em, "_creeps", lambda walked: False)
+    monkeypatch.setattr(em, "_creeps", lambda walked, small: False)
     walk = maximise(at, start, tolerance=1e-8, max_iterations=5000)
     assert (np.diff(run.path) >= 0).all()
     assert run.converged

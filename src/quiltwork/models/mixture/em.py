@@ -29,7 +29,10 @@ from quiltwork.models.mixture.steps import Parameters, Step
 MOST_HALVINGS = 30
 
 CREEPING = 0.5
-"""A gain of more than this share of the last one is slow progress."""
+"""A gain of more than this share of the last one is slow progress,"""
+
+SMALL_GAIN = 1e-2
+"""if it is no more than this, as `nats` has it; from a rough start, gains of any size follow one another."""
 
 MOST_LOG_VARIANCE = 20.0
 """In standard units; far above any variance of a fit."""
@@ -87,11 +90,11 @@ def maximise(
     Returns:
         the last pass and how it came there; ``path`` does not fall.
     """
-    enough = nats(tolerance, problem)
+    enough, small = nats(tolerance, problem), nats(SMALL_GAIN, problem)
     here = start if isinstance(start, Pass) else problem.at(start, given)
     path, walked, converged, caution = [here.value], [here], False, 1
     for iteration in range(1, max_iterations + 1):
-        leap = len(walked) > 2 * caution and _creeps(walked)
+        leap = len(walked) > 2 * caution and _creeps(walked, small)
         there = _leap(problem, walked[-3:], given) if leap else _next(problem, here, given)
         if leap:
             caution, walked = (1 if there is not here else caution + 1), [there]
@@ -131,10 +134,10 @@ def _part(step: Step, here: Parameters, target: Parameters, share: float) -> Par
     return replace(part, coefficients=target.coefficients) if step.exact else part
 
 
-def _creeps(walked: list[Pass]) -> bool:
+def _creeps(walked: list[Pass], small: float) -> bool:
     """Whether the last two EM steps gained at a slow and steady pace."""
     first, second = (walked[i + 1].value - walked[i].value for i in (-3, -2))
-    return second > CREEPING * first
+    return CREEPING * first < second <= small
 
 
 def _leap(problem: Problem, walked: list[Pass], given: Given | None) -> Pass:

@@ -117,7 +117,7 @@ class Standard:
         centre, scale = weighted_moments(x, weights) if standardise else (np.zeros(d), np.ones(d))
         rows = cls(x, weights, centre, scale)
         if len(x) * rows.width <= KEPT_PRODUCTS:
-            return cls(x, weights, centre, scale, tuple(rows._read(KEPT_ROWS)))
+            return cls(x, weights, centre, scale, tuple(rows._read(KEPT_ROWS, keep=True)))
         return rows
 
     @property
@@ -135,7 +135,7 @@ class Standard:
         return np.zeros((count, self.width) if self.p <= WIDEST_PACKED else (count, self.p, self.p))
 
     def blocks(self) -> Iterator[Block]:
-        """All rows, in order."""
+        """All rows, in order. Use a block before asking for the next, which may be written over it."""
         return iter(self.kept) if self.kept is not None else self._read(self.block_rows)
 
     @property
@@ -143,28 +143,36 @@ class Standard:
         """Rows in a block that is formed anew in every pass."""
         return max(FEWEST_ROWS, PRODUCTS_AT_ONCE // self.width)
 
-    def _read(self, size: int) -> Iterator[Block]:
+    def _read(self, size: int, *, keep: bool = False) -> Iterator[Block]:
+        """Blocks of ``size`` rows; unless they are kept, each is written over the one before."""
+        size = min(size, len(self.x))
+        space = np.empty(0) if keep else np.empty((self.p + self._packed) * size)
         for start in range(0, len(self.x), size):
             rows = slice(start, min(start + size, len(self.x)))
-            z = self._standard(self.x[rows])
-            yield Block(rows, z, _products(z) if self.p <= WIDEST_PACKED else None)
+            count = rows.stop - rows.start
+            room = np.empty((self.p + self._packed) * count) if keep else space[: (self.p + self._packed) * count]
+            z, products = np.split(room.reshape(-1, count), [self.p])
+            self._fill(self.x[rows], z)
+            _multiply(z, products)
+            yield Block(rows, z, products if self._packed else None)
 
-    def _standard(self, x: NDArray[Any]) -> Array:
-        z = np.empty((self.p, len(x)))
+    @property
+    def _packed(self) -> int:
+        """Products that a block holds for every row."""
+        return self.width if self.p <= WIDEST_PACKED else 0
+
+    def _fill(self, x: NDArray[Any], z: Array) -> None:
         z[0] = 1.0
         np.subtract(x.T, self.centre[:, None], out=z[1:])
         z[1:] /= self.scale[:, None]
-        return z
 
 
-def _products(z: Array) -> Array:
-    p = len(z)
-    products = np.empty((p * (p + 1) // 2, z.shape[1]))
-    start = 0
-    for a in range(p):
+def _multiply(z: Array, products: Array) -> None:
+    """Fill in the products z_a z_b, if there is room for any."""
+    p, start = len(z), 0
+    for a in range(p if len(products) else 0):
         np.multiply(z[a], z[a:], out=products[start : start + p - a])
         start += p - a
-    return products
 
 
 def weighted_moments(x: NDArray[Any], weights: Array, size: int = 1 << 16) -> tuple[Array, Array]:
