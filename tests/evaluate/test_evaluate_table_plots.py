@@ -221,6 +221,17 @@ def test_values_out_of_all_proportion_get_a_logarithmic_scale(canvases):
     assert [canvas.axes[0].get_yscale() for canvas in canvases] == ["linear", "symlog"]
 
 
+def test_bars_out_of_all_proportion_keep_their_numbers_inside(canvases):
+    alone = {name: gaussian() for name in ("ash", "birch", "cedar", "dogwood", "elm")}
+    held_out = {name: rows(gaussian(), 60, seed=i) for i, name in enumerate(alone)}
+    models = {"far": gaussian(scale=1e-3), "near": gaussian(shift=0.2), "nearer": gaussian(shift=0.1)}
+    gain_plots.party_gains(score_table(models, held_out, alone=alone))
+    assert canvases[0].axes[0].get_xscale() == "symlog"
+    boxes = visible_texts(canvases[0])
+    assert overlaps(boxes) == []
+    assert outside(canvases[0], boxes) == []
+
+
 # --- calibration
 
 

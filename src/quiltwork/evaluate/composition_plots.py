@@ -77,6 +77,8 @@ def likelihood_by_machines(
     with figure(8.6, 4.4) as (canvas, png):
         axes = canvas.add_subplot(xlabel=f"{per} (logarithmic)", ylabel="nats per row")
         axes.set_title("Negative log-likelihood on held-out rows (down is better)")
+        values = [point.value for points in curves.values() for point in points]
+        symmetric_log(axes.yaxis, [*values, pooled.value] if pooled else values)
         for i, (name, points) in enumerate(curves.items()):
             ordered = sorted(points)
             look = {"color": OKABE_ITO[i % len(OKABE_ITO)], "marker": MARKERS[i % len(MARKERS)], "markersize": 6}
@@ -87,7 +89,6 @@ def likelihood_by_machines(
             _reference(axes, pooled)
         counts = sorted({point.machines for points in curves.values() for point in points})
         axes.set_xscale("log", base=2)
-        symmetric_log(axes.set_yscale, [point.value for points in curves.values() for point in points])
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.minorticks_off()
         axes.grid(alpha=0.3)

@@ -127,12 +127,17 @@ def robust_limit(grid: Grid) -> float:
     return min(limit_of(grid), 4 * statistics.median(sizes)) if sizes else 1.0
 
 
-def symmetric_log(set_scale: Callable[..., None], values: Sequence[float]) -> None:
-    """Set a scale that is linear near zero and logarithmic beyond, if a few values dwarf the others."""
-    sizes = [abs(value) for value in values if value]
-    if sizes and max(sizes) > 300 * statistics.median(sizes):
-        # nothing of interest is smaller than this
-        set_scale("symlog", linthresh=max(statistics.quantiles(sizes, n=10)[0] if len(sizes) > 1 else 0.0, 1e-2))
+def symmetric_log(axis: Any, values: Sequence[float]) -> None:
+    """Make an axis linear near zero and logarithmic beyond, if some values dwarf others; before drawing.
+
+    A hundred of any unit that scores have (bits per byte, nats per row) is out of all proportion.
+    """
+    sizes = sorted(abs(value) for value in values if value)
+    if sizes and sizes[-1] > 100 and sizes[-1] > 30 * sizes[len(sizes) // 4]:
+        low = 10.0 ** math.ceil(math.log10(max(sizes[len(sizes) // 10], 1.0)))
+        set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
+        set_scale("symlog", linthresh=low, linscale=2)
+        axis.get_major_locator().set_params(numticks=4)
 
 
 def heat_map(

@@ -25,19 +25,22 @@ def party_gains(scores: Scores) -> bytes:
     height = 0.8 + down * (0.85 + 0.3 * len(scores.parties))
     with figure(2.0 + 2.35 * across, height) as (canvas, png):
         panels = canvas.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+        symmetric_log(panels[0].xaxis, _own(scores, methods))
         for axes, method in zip(panels, methods, strict=False):
             _gain_panel(axes, insight.gains(scores, method), method, scores.measure)
         for place, axes in enumerate(panels):
             axes.set_visible(place < len(methods))
             # a column whose lower panel is empty carries its scale one panel higher
             axes.tick_params(labelbottom=place + across >= len(methods))
-        every = [gain.own for method in methods for gain in insight.gains(scores, method) if gain.own is not None]
-        symmetric_log(panels[0].set_xscale, every)
-        _widen(panels[0])
+        _widen(panels[0], _own(scores, methods))
         panels[0].invert_yaxis()
         note = f"{scores.metric} saved against the party alone, on its own held-out data"
         canvas.supxlabel(f"{note}\n(right is better; grey: not clear)", fontsize=10)
     return png.getvalue()
+
+
+def _own(scores: Scores, methods: Sequence[str]) -> list[float]:
+    return [gain.own for method in methods for gain in insight.gains(scores, method) if gain.own is not None]
 
 
 def _gain_panel(axes: Any, gains: Sequence[insight.Gain], method: str, metric: Metric) -> None:
@@ -68,11 +71,14 @@ def _gain_bar(axes: Any, place: int, value: float, std: float | None, colour: st
     axes.annotate(number(value, sign=True), (end, place), offset, textcoords="offset points", **look)
 
 
-def _widen(axes: Any) -> None:
+def _widen(axes: Any, values: Sequence[float]) -> None:
     """Room for the numbers at the ends of the bars."""
-    low, high = axes.get_xlim()
-    room = 0.32 * (high - low)
-    axes.set_xlim(low - (room if low < 0 else 0.0), high + (room if high > 0 else 0.0))
+    scale = axes.xaxis.get_transform()
+    drawn = axes.get_xlim()
+    low, high = scale.transform([min(*drawn, *values, 0.0), max(*drawn, *values, 0.0)])
+    room = (0.32 if axes.get_xscale() == "linear" else 0.5) * (high - low)
+    wide = [low - room * any(v < 0 for v in values), high + room * any(v >= 0 for v in values)]
+    axes.set_xlim(*scale.inverted().transform(wide))
 
 
 def _crowd(scores: Scores, methods: Sequence[str]) -> bytes:
@@ -80,12 +86,11 @@ def _crowd(scores: Scores, methods: Sequence[str]) -> bytes:
     across, down = panel_grid(len(methods))
     with figure(2.0 + 2.6 * across, 0.8 + 3.4 * down) as (canvas, png):
         panels = canvas.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+        symmetric_log(panels[0].yaxis, _own(scores, methods))
         for axes, method in zip(panels, methods, strict=False):
             _crowd_panel(axes, insight.gains(scores, method), method, scores.measure)
         for axes in panels[len(methods) :]:
             axes.set_visible(False)
-        every = [gain.own for method in methods for gain in insight.gains(scores, method) if gain.own is not None]
-        symmetric_log(panels[0].set_yscale, every)
         canvas.supxlabel("parties, in order of their gain", fontsize=10)
         canvas.supylabel(f"{scores.metric} saved against alone\n(up is better)", fontsize=10)
     return png.getvalue()
