@@ -141,6 +141,15 @@ def test_a_failed_overwrite_keeps_the_old(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_private_directory_is_closed_to_others_from_the_first_byte_on(tmp_path: Path, umask: int) -> None:
+    with new_directory(tmp_path / "out", private=True) as partial:
+        assert mode(partial) == 0o700
+        (partial / "inner").mkdir()
+        (partial / "inner" / "secret").write_text("x")
+    assert [mode(path) for path in (tmp_path / "out", tmp_path / "out" / "inner")] == [0o700, 0o700]
+    assert mode(tmp_path / "out" / "inner" / "secret") == 0o600
+
+
 def test_a_failed_rename_brings_the_old_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "out"
     target.mkdir()

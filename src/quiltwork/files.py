@@ -51,11 +51,16 @@ def _ordinary_mode(directory: bool) -> int:
     return (0o777 if directory else 0o666) & ~mask
 
 
-def publish_permissions(root: Path) -> None:
-    """Give ``root`` and what is below it ordinary permissions (safetensors writes files with mode 0600)."""
+def publish_permissions(root: Path, *, private: bool = False) -> None:
+    """Give ``root`` and what is below it ordinary permissions (safetensors writes files with mode 0600).
+
+    Args:
+        root: a file or a directory.
+        private: withhold all rights from group and others.
+    """
     for path in [root, *root.rglob("*")]:
         if not path.is_symlink():
-            path.chmod(_ordinary_mode(path.is_dir()))
+            path.chmod(_ordinary_mode(path.is_dir()) & (0o700 if private else 0o777))
 
 
 def _require_absent(target: Path, overwrite: bool) -> None:
@@ -68,12 +73,13 @@ def _require_absent(target: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def new_directory(target: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+def new_directory(target: str | os.PathLike[str], *, overwrite: bool = False, private: bool = False) -> Iterator[Path]:
     """Yield a temporary directory that becomes ``target`` when the block ends without an error.
 
     Args:
         target: the directory to make; its parents are made as needed.
         overwrite: replace an existing directory (only after the new one is complete).
+        private: only the user who writes it may read it, from the first byte on.
 
     Raises:
         StorageError: the target exists, or the file system refuses.
@@ -82,9 +88,9 @@ def new_directory(target: str | os.PathLike[str], *, overwrite: bool = False) ->
     _require_absent(target, overwrite)
     partial = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
     try:
-        partial.mkdir(parents=True)
+        partial.mkdir(mode=0o700 if private else 0o777, parents=True)
         yield partial
-        publish_permissions(partial)
+        publish_permissions(partial, private=private)
         _replace_directory(partial, target)
     except OSError as error:
         raise storage_error(target, error) from error

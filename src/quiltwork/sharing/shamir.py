@@ -48,15 +48,11 @@ def deal(secret: bytes, *, threshold: int, holders: int, draw: Draw = secrets.to
     if not secret:
         raise InvalidOption("the secret", why="it is empty", mend="Give at least one byte.")
     drawn = np.frombuffer(draw((threshold - 1) * len(secret)), dtype=np.uint8).reshape(threshold - 1, len(secret))
-    coefficients = (np.frombuffer(secret, dtype=np.uint8), *drawn)
-    return {x: _value(coefficients, x).tobytes() for x in range(1, holders + 1)}
-
-
-def _value(coefficients: tuple[Bytes, ...], x: int) -> Bytes:
-    value = np.zeros_like(coefficients[0])
-    for coefficient in reversed(coefficients):
-        value = times(value, np.uint8(x)) ^ coefficient
-    return value
+    points = np.arange(1, holders + 1, dtype=np.uint8)
+    values = np.zeros((holders, len(secret)), dtype=np.uint8)
+    for coefficient in (*reversed(drawn), np.frombuffer(secret, dtype=np.uint8)):
+        values = times(values, points[:, None]) ^ coefficient
+    return {int(x): share.tobytes() for x, share in zip(points, values, strict=True)}
 
 
 def combine(shares: Mapping[int, bytes], *, threshold: int) -> bytes:
