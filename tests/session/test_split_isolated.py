@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,18 @@ from torch import nn
 from torch.nn import functional
 
 from quiltwork.errors import InvalidOption
+from quiltwork.models.split.component import Component
+from quiltwork.models.split.targets import ClassTarget
+from quiltwork.session.channel import LocalChannel
+from quiltwork.session.frames import Kind
 from quiltwork.session.split.comparison import alone
+from quiltwork.session.split.component_node import ComponentNode
 from quiltwork.session.split.isolated import Isolated
+from quiltwork.session.split.labels import OwnLabels
+from quiltwork.session.split.one_process import as_one, train_at_home
+from quiltwork.session.split.run import SplitRun
 from quiltwork.session.split.stacking import Stacked
+from quiltwork.session.split.words import component_terms
 
 
 def noise_for_others(data: dict[str, torch.Tensor], kept: str) -> dict[str, torch.Tensor]:
@@ -92,6 +103,28 @@ def test_a_component_and_its_head_are_plain_training_of_the_two() -> None:
     whole_digests = (component("p2", 5, ADAM), mode.heads["p2"])
     whole_digests[0].module.load_state_dict(part.state_dict())
     assert (found["p2"], found["head of p2"]) == tuple(learner.digest() for learner in whole_digests)
+
+
+@pytest.mark.parametrize("absence", [0.0, 0.3])
+def test_training_at_home_is_isolated_training_and_only_outputs_cross(absence: float) -> None:
+    data, labels = fragments()
+    run = start("isolated", data, labels, absence=absence)
+    run.train()
+    mode, parts = modes("isolated", sorted(data), 3, ADAM), {p: component(p, 5, ADAM) for p in data}
+    assert isinstance(mode, Isolated)
+    for party, part in parts.items():
+        train_at_home(part, mode.heads[party], data[party], ClassTarget(labels, 3), run.schedule)
+        assert part.digest() == run.digests()[party]
+    nodes = {p: ComponentNode(as_one(part, mode.heads[p]), data[p]) for p, part in parts.items()}
+    channel = LocalChannel(nodes, dict.fromkeys(nodes, component_terms(3)))
+    passing = Isolated({p: Component(nn.Identity(), name=f"head of {p}") for p in nodes}, mode.composition)
+    asked = SplitRun(
+        channel, passing, OwnLabels(ClassTarget(labels, 3)), replace(run.schedule, epochs=0), dict.fromkeys(nodes, 3)
+    )
+    asked.train()
+    rows = run.schedule.positions
+    np.testing.assert_array_equal(asked.predict(rows), run.predict(rows))
+    assert {kind for _, _, kind in channel.log.frames} == {Kind.OUTPUT}
 
 
 def test_stacking_is_fitted_again_when_a_party_leaves() -> None:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from split_parties import ADAM, SGD, WIDTH, component, fragments, start
+from split_parties import ADAM, SGD, WIDTH, component, fragments, modes, start
 from torch import Tensor, nn
 from torch.nn import functional
 
 from quiltwork.errors import NeedsRetraining
 from quiltwork.models.split.component import Component, OptimiserPlan
 from quiltwork.models.split.composers import Concatenated, mlp
+from quiltwork.models.split.targets import ClassTarget
+from quiltwork.session.channel import LocalChannel
 from quiltwork.session.split.bill import training_bytes
+from quiltwork.session.split.component_node import ComponentNode
+from quiltwork.session.split.joint import Joint
+from quiltwork.session.split.labels import OwnLabels
+from quiltwork.session.split.one_process import train_whole
+from quiltwork.session.split.run import SplitRun
 from quiltwork.session.split.schedule import Schedule
+from quiltwork.session.split.words import component_terms
 
 
 def centralised(data: dict[str, Tensor], labels: Tensor, plan: OptimiserPlan, schedule: Schedule) -> dict[str, str]:
@@ -42,11 +51,54 @@ def test_joint_training_is_centralised_training_bit_for_bit(plan: OptimiserPlan,
     assert run.digests() == centralised(data, labels, plan, run.schedule)
 
 
+def test_the_reference_is_plain_training_of_one_graph() -> None:
+    data, labels = fragments()
+    parts = {p: component(p, 5, ADAM) for p in data}
+    mode = modes("joint", sorted(data), 3, ADAM)
+    assert isinstance(mode, Joint)
+    schedule = Schedule(np.arange(60), 16, 2, 3)
+    losses = train_whole(parts, mode.composer, data, ClassTarget(labels, 3), schedule)
+    found = {p: part.digest() for p, part in parts.items()} | {"composer": mode.composer.digest()}
+    assert found == centralised(data, labels, ADAM, schedule)
+    run = start("joint", data, labels)
+    run.train()
+    assert [loss["composer"] for loss in run.losses] == losses
+
+
 def test_the_comparison_notices_another_seed() -> None:
     data, labels = fragments()
     run = start("joint", data, labels, seed=4)
     run.train()
     assert run.digests() != centralised(data, labels, ADAM, run.schedule)
+
+
+def dropping(columns: int, outputs: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(columns, 8), nn.Dropout(0.3), nn.ReLU(), nn.Linear(8, outputs))
+
+
+def test_dropout_on_both_sides_is_that_of_one_process() -> None:
+    data, labels = fragments(parties=2)
+    nodes = {
+        p: ComponentNode(Component.built(lambda: dropping(5, WIDTH), ADAM, name=p), rows) for p, rows in data.items()
+    }
+    channel = LocalChannel(nodes, dict.fromkeys(data, component_terms(WIDTH)))
+    composer = Component.built(lambda: Concatenated(dropping(2 * WIDTH, 3)), ADAM, name="composer")
+    widths, schedule = dict.fromkeys(data, WIDTH), Schedule(np.arange(60), 16, 2)
+    run = SplitRun(channel, Joint(composer, widths), OwnLabels(ClassTarget(labels, 3)), schedule, widths)
+    run.train()
+    parts = {p: Component.built(lambda: dropping(5, WIDTH), ADAM, name=p) for p in data}
+    whole = Component.built(lambda: Concatenated(dropping(2 * WIDTH, 3)), ADAM, name="composer")
+    for round_ in range(schedule.rounds):
+        rows, activations = torch.from_numpy(schedule.rows(round_)), []
+        for party, part in parts.items():
+            with part.drawing(round_):
+                activations.append(part.module(data[party][rows]))
+        with whole.drawing(round_):
+            logits = whole.module(activations)
+        functional.cross_entropy(logits, labels[rows]).backward()
+        for learner in (*parts.values(), whole):
+            learner.step()
+    assert run.digests() == {p: part.digest() for p, part in parts.items()} | {"composer": whole.digest()}
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
