@@ -15,7 +15,19 @@ import quiltwork
 from quiltwork.cli import app, inspect
 from quiltwork.errors import QuiltworkError
 
-VERBS = ("demo", "contribute", "inspect", "compose", "add", "remove", "evaluate", "report", "generate", "predict")
+VERBS = (
+    "demo",
+    "contribute",
+    "inspect",
+    "compose",
+    "choose",
+    "add",
+    "remove",
+    "evaluate",
+    "report",
+    "generate",
+    "predict",
+)
 
 
 def test_the_command_as_a_process() -> None:

@@ -11,14 +11,14 @@ import typer
 from typer.core import TyperGroup
 
 from quiltwork import __version__
-from quiltwork.cli import add, compose, contribute, demo, evaluate, generate, inspect, predict, remove, report
+from quiltwork.cli import add, choose, compose, contribute, demo, evaluate, generate, inspect, predict, remove, report
 from quiltwork.cli.kinds import verb_of_kinds
 from quiltwork.errors import QuiltworkError
 
 _INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
 
-_VERBS = (demo, contribute, inspect, compose, add, remove, evaluate, report, generate, predict)
+_VERBS = (demo, contribute, inspect, compose, choose, add, remove, evaluate, report, generate, predict)
 _BARE = {demo: True, contribute: False}
 """The verbs of several kinds, and whether the verb alone runs its first kind or shows the help."""
 

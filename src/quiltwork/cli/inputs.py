@@ -54,8 +54,8 @@ def named_paths(arguments: Sequence[str], what: str) -> dict[str, list[Path]]:
     return table
 
 
-def named_directories(arguments: Sequence[Path]) -> dict[str, Path]:
-    """Directories by the names of their rows: as stated, else the method's, else the directory's.
+def named_directories(arguments: Sequence[Path], *, by_method: bool = True) -> dict[str, Path]:
+    """Directories by name: as stated, else (if ``by_method``) as their method is called, else as the directory is.
 
     Raises:
         InvalidOption: two have one name, or one has the base's.
@@ -67,7 +67,8 @@ def named_directories(arguments: Sequence[Path]) -> dict[str, Path]:
     for argument in arguments:
         name, _, rest = ("", "", str(argument)) if argument.exists() else str(argument).rpartition("=")
         path = Path(rest)
-        known = read_json(path / PROVENANCE).get("method") if (path / PROVENANCE).is_file() else None
+        told = by_method and (path / PROVENANCE).is_file()
+        known = read_json(path / PROVENANCE).get("method") if told else None
         name = printable_name(name or str(known or path.name))
         if name in found or name == "base":
             raise InvalidOption(

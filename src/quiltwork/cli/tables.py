@@ -87,7 +87,7 @@ def rows_of(table: Table, paths: Sequence[Path], missing: str = "refuse") -> tup
     """
     import numpy as np
 
-    blocks = list(_fragment(table, paths, table.target, missing).blocks())
+    blocks = list(table_fragment(table, paths, table.target, missing).blocks())
     _require_rows(blocks, paths)
     return np.concatenate([b.x for b in blocks]), np.concatenate([b.y for b in blocks])
 
@@ -100,18 +100,24 @@ def covariates_of(table: Table, paths: Sequence[Path], missing: str = "refuse") 
     """
     import numpy as np
 
-    blocks = list(_fragment(table, paths, (), missing).blocks())
+    blocks = list(table_fragment(table, paths, (), missing).blocks())
     _require_rows(blocks, paths)
     return np.concatenate([b.x for b in blocks])
 
 
-def _fragment(table: Table, paths: Sequence[Path], target: tuple[str, ...], missing: str) -> TableFragment:
+def table_fragment(table: Table, paths: Sequence[Path], target: tuple[str, ...], missing: str) -> TableFragment:
+    """Files as rows of a known table; ``target`` is empty for covariates alone.
+
+    Raises:
+        FragmentError: a file cannot be read, or lacks a column.
+    """
     from quiltwork.party.table import open_table
 
     return open_table(
         paths,
         target=target,
         features=table.features,
+        units=table.units,
         task=TASKS[table.family] if target else "regression",  # type: ignore[arg-type]
         classes=table.classes if target else None,
         missing=missing,  # type: ignore[arg-type]

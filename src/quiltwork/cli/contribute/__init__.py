@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quiltwork.cli.contribute import expert, mixture
+from quiltwork.cli.contribute import expert, likelihoods, mixture
 
 NAME = "contribute"
 HELP = """Work on your own data, here, and write one contribution directory.
@@ -14,4 +14,4 @@ EXAMPLES = """Examples:
 `quiltwork contribute expert --base BASE --data notes/ --party acme --out acme`
 
 `quiltwork contribute mixture --data a.parquet --target y --party a --out a --json`"""
-KINDS = (expert, mixture)
+KINDS = (expert, mixture, likelihoods)
