@@ -150,6 +150,12 @@ def test_a_private_directory_is_closed_to_others_from_the_first_byte_on(tmp_path
     assert mode(tmp_path / "out" / "inner" / "secret") == 0o600
 
 
+def test_a_private_file_is_closed_to_others(tmp_path: Path, umask: int) -> None:
+    (tmp_path / "secret").write_text("old")
+    assert mode(write_file(tmp_path / "secret", "new", private=True)) == 0o600
+    assert (tmp_path / "secret").read_text() == "new"
+
+
 def test_a_failed_rename_brings_the_old_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "out"
     target.mkdir()

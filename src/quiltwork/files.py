@@ -119,8 +119,13 @@ def _replace_directory(partial: Path, target: Path) -> None:
         retired.unlink()
 
 
-def write_file(target: str | os.PathLike[str], data: bytes | str) -> Path:
+def write_file(target: str | os.PathLike[str], data: bytes | str, *, private: bool = False) -> Path:
     """Write ``data`` to ``target`` by way of a temporary name; an existing file is replaced whole.
+
+    Args:
+        target: its parents are made as needed.
+        data: text is written as UTF-8.
+        private: only the user who writes it may read it, from the first byte on.
 
     Raises:
         StorageError: the file system refuses.
@@ -129,8 +134,10 @@ def write_file(target: str | os.PathLike[str], data: bytes | str) -> Path:
     partial = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch(mode=0o600)
         partial.write_bytes(data.encode() if isinstance(data, str) else data)
-        partial.chmod(_ordinary_mode(directory=False))
+        if not private:
+            partial.chmod(_ordinary_mode(directory=False))
         partial.replace(target)
     except OSError as error:
         raise storage_error(target, error) from error
