@@ -44,6 +44,9 @@ Owners = NDArray[np.intp]
 
 REWEIGHTINGS = 30
 
+FLAT = 1e-5
+"""Share of equal probabilities in the curvature, so that steep gates, whose own vanishes, stay determined."""
+
 FRESH = 3
 """Reweightings for which the curvature is computed anew."""
 
@@ -121,23 +124,29 @@ class _Line:
     def through(self, a: Array, pull: Array | float) -> Array:
         """Coefficients ``[K, p]`` at which the weighted gaps to the logits, and the extra pull, add up to nothing.
 
-        The curvature sets the way there and not where it ends, so it is soon kept.
+        The curvature sets the way there and not where it ends, so it is soon kept, until steps grow again.
         """
+        last = size = np.inf
         for number in range(REWEIGHTINGS):
             values = affine(self.x, a)
             p = softmax(values, axis=1)
-            gradient = (self.mass[:, None] * curved(p, self.logits - values)).T @ self.wide + pull
-            if number < FRESH or self.kept is None:
+            gap = self.logits - values
+            drawn = curved(p, gap) + FLAT * curved(np.full_like(p, 1 / p.shape[1]), gap)
+            gradient = (self.mass[:, None] * drawn).T @ self.wide + pull
+            if number < FRESH or self.kept is None or size > last:
                 self.kept = self.hessian(p)
             step = newton_step(gradient.ravel(), self.kept).reshape(a.shape)
+            last, size = size, float(np.abs(step).max())
             a = a + step
-            if np.abs(step).max() <= SETTLED * max(1.0, float(np.abs(a).max())):
+            if size <= SETTLED * max(1.0, float(np.abs(a).max())):
                 break
         return a
 
     def hessian(self, p: Array) -> Array:
         """Of the gate at probabilities p, float64 ``[K p, K p]``, with full rank along equal shifts."""
-        edges = [(self.wide * edge[:, None]).T @ self.wide for edge in softmax_curvature(p.T.copy(), self.mass)]
+        flat = FLAT * self.mass / p.shape[1] ** 2
+        curves = softmax_curvature(p.T.copy(), self.mass) + flat
+        edges = [(self.wide * edge[:, None]).T @ self.wide for edge in curves]
         width = self.wide.shape[1]
         return softmax_hessian(np.reshape(edges, (-1, width, width)), p.shape[1], np.zeros(width))
 

@@ -34,6 +34,9 @@ LEAST_TRUST = 0.01
 ROWS_A_PARAMETER = 4.0
 """Bias is corrected as for no fewer rows a gate coefficient; below, the first order says nothing."""
 
+MOST_VARIANCE = 5.0
+"""The logits' variances at a row count as adding up to no more: beyond, too, the first order says nothing."""
+
 MOST_ROWS = 4000
 """Rows on which the correction is summed."""
 
@@ -59,7 +62,8 @@ def bias_pull(x: Array, p: Array, mass: Array, rate: Array, hessian: Array) -> A
         hessian: of the gate for one row of data, float64 ``[K (1 + d), K (1 + d)]``; may be singular.
     """
     step = -(-len(x) // max(MOST_ROWS, 20 * (1 + x.shape[1])))
-    x, p, rate = x[::step], p[::step], rate[::step] * (mass.sum() / mass[::step].sum())
+    share = mass[::step].sum() / mass.sum()
+    x, p, rate, mass = x[::step], p[::step], rate[::step] / share, mass[::step] / share
     classes, width = p.shape[1], 1 + x.shape[1]
     inverse = np.linalg.pinv(hessian, rcond=1e-10, hermitian=True).reshape(classes, width, classes, width)
     across = inverse.transpose(1, 0, 2, 3).reshape(width, -1)
@@ -69,5 +73,6 @@ def bias_pull(x: Array, p: Array, mass: Array, rate: Array, hessian: Array) -> A
         variance = np.einsum("skjb,sb->skj", (wide @ across).reshape(-1, classes, classes, width), wide)
         q = np.einsum("skk->sk", variance) - 2 * np.einsum("skj,sj->sk", variance, prob)
         c = prob * (q - (prob * q).sum(axis=1, keepdims=True))
-        pull += 0.5 * (c * rate[rows, None]).T @ wide
+        spread = np.einsum("skk->s", variance) * rate[rows] / np.maximum(mass[rows], TINY)
+        pull += 0.5 * (c * (rate[rows] / np.maximum(1.0, spread / MOST_VARIANCE))[:, None]).T @ wide
     return pull
