@@ -11,7 +11,8 @@ import pytest
 import torch
 from cli_runner import done, misused, refused
 
-from quiltwork.evaluate.scores import load_scores
+from quiltwork.cli.evaluate import print_scores
+from quiltwork.evaluate.scores import Cell, Row, Scores, load_scores
 from quiltwork.models.base import open_base
 
 SMALL = ("--max-bytes", 600, "--max-length", 48)
@@ -172,3 +173,17 @@ def test_what_is_no_model_is_refused(base: Path, fragments: Mapping[str, Path], 
     text = ("--party", f"ash={fragments['ash']}")
     refused(*command(base, tmp_path / "nowhere"), *text, names="nowhere")
     refused(*command(tmp_path / "nowhere", base), *text, names="nowhere")
+
+
+@pytest.mark.parametrize("count", [12, 13])
+def test_more_columns_than_a_screen_is_wide_are_left_to_the_report(
+    count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parties = tuple(f"p{number}" for number in range(count))
+    cells = {party: Cell(value=float(number)) for number, party in enumerate(parties)}
+    print_scores(
+        Scores(metric="nats per row", parties=parties, domains=parties, methods={"middle": Row(domains=cells)})
+    )
+    shown = capsys.readouterr().out.split("\n\n")[0]
+    assert ("p7" in shown) == (count == 12)
+    assert f"{(count - 1) / 2:.3f}" in shown
