@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from reduction_machines import FAMILIES, D, machines, noisy, spoiled, table_of, truth_of
 
 from quiltwork.compose.reduction import Reduction
@@ -35,12 +33,14 @@ def evidence(locals_: list[Local]) -> EvidenceWeights:
     return EvidenceWeights(summaries, np.ones(len(locals_)))
 
 
-@settings(deadline=None, max_examples=12)
-@given(st.integers(0, 10_000), st.sampled_from(FAMILIES), st.sampled_from([4, 9]))
-def test_honest_machines_stay_and_spoiled_ones_go(seed: int, family: str, count: int) -> None:
-    locals_ = machines(family, count, seed=seed)
-    assert screened(locals_) == set()
-    assert screened([spoiled(locals_[0], seed), *locals_[1:]]) <= {"m0"}
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("count", [4, 9])
+def test_honest_machines_stay(family: str, count: int) -> None:
+    """At most one of a hundred is left out by bad luck, and the same fits with one spoiled lose no other."""
+    draws = [machines(family, count, seed=seed) for seed in range(12)]
+    assert sum(len(screened(locals_)) for locals_ in draws) <= 0.01 * 12 * count
+    for seed, locals_ in enumerate(draws[:4]):
+        assert screened([spoiled(locals_[0], seed), *locals_[1:]]) <= {"m0"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -88,7 +88,7 @@ def test_small_machines_are_allowed_more() -> None:
 
 def test_a_fit_that_did_not_converge_is_held_to_less() -> None:
     rng, locals_ = np.random.default_rng(6), machines(count=9)
-    for rows in range(200, 900, 20):
+    for rows in range(20, 600, 10):
         noise = replace(locals_[0], mixture=noisy(truth_of("gaussian"), rows, rng))
         settled, unsettled = (
             screen([replace(noise, converged=converged), *locals_[1:]], X) for converged in (True, False)

@@ -36,7 +36,7 @@ from quiltwork.models.mixture.transport import divergence_bound
 
 FACTOR = 3.0
 DEVIATIONS = 4.0
-LEAST_GAP = 0.05
+LEAST_GAP = 0.1
 
 LEAST_SPREAD = 0.1
 """Robust standard deviations of log-isolations count as no smaller."""
