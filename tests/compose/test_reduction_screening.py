@@ -87,8 +87,8 @@ def test_small_machines_are_allowed_more() -> None:
 
 
 def test_a_fit_that_did_not_converge_is_held_to_less() -> None:
-    rng, locals_ = np.random.default_rng(6), machines(count=9)
-    for rows in range(20, 600, 10):
+    rng, locals_ = np.random.default_rng(6), machines(count=9, rows=100)
+    for rows in range(5, 100, 2):
         noise = replace(locals_[0], mixture=noisy(truth_of("gaussian"), rows, rng))
         settled, unsettled = (
             screen([replace(noise, converged=converged), *locals_[1:]], X) for converged in (True, False)
