@@ -278,7 +278,12 @@ def test_columns_are_found_by_name_whatever_their_order(
 
 
 def test_what_cannot_be_scored_is_named(
-    composed_tables: Composed, composed: Composed, base: Path, tables: Mapping[str, Path], tmp_path: Path
+    composed_tables: Composed,
+    composed: Composed,
+    machines: Mapping[str, Path],
+    base: Path,
+    tables: Mapping[str, Path],
+    tmp_path: Path,
 ) -> None:
     model, data = composed_tables("middle"), f"ash={tables['test']}"
     write_csv(tmp_path / "narrow.csv", {"height": [1, 2], "y": [1, 2]})
@@ -290,6 +295,7 @@ def test_what_cannot_be_scored_is_named(
     refused("evaluate", model, model, "--party", data, names=("middle", "two rows"))
     refused("evaluate", model, composed("learned_rows"), "--party", data, names=("middle", "language model"))
     refused("evaluate", composed("learned_rows"), "--party", data, names="--base")
+    refused("evaluate", machines["ash"], "--party", data, names=(str(machines["ash"]), "contribution"), mend="compose")
     misused("evaluate", model, names="--party")
 
 

@@ -58,7 +58,7 @@ def named_directories(arguments: Sequence[Path], *, by_method: bool = True) -> d
     """Directories by name: as stated, else (if ``by_method``) as their method is called, else as the directory is.
 
     Raises:
-        InvalidOption: two have one name, or one has the base's.
+        InvalidOption: two have one name, one has the base's, or a directory holds a contribution.
     """
     from quiltwork.composite import PROVENANCE
     from quiltwork.models.base import read_json
@@ -67,6 +67,12 @@ def named_directories(arguments: Sequence[Path], *, by_method: bool = True) -> d
     for argument in arguments:
         name, _, rest = ("", "", str(argument)) if argument.exists() else str(argument).rpartition("=")
         path = Path(rest)
+        if (path / "contribution.json").is_file():
+            raise InvalidOption(
+                f"model '{path}'",
+                why="it is a contribution, and no composed model",
+                mend="Compose it first, alone if need be: quiltwork compose.",
+            )
         told = by_method and (path / PROVENANCE).is_file()
         known = read_json(path / PROVENANCE).get("method") if told else None
         name = printable_name(name or str(known or path.name))
