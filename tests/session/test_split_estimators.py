@@ -18,6 +18,8 @@ from quiltwork.models.split.composers import Summed
 from quiltwork.session.split.estimators import FragmentsTellNothing, SplitClassifier, SplitRegressor
 from quiltwork.session.split.modes_compared import compare_modes
 
+EIGHT_BIT = {"mode": "joint", "precision": "int8", "stale": True}
+
 
 def quadrants() -> tuple[dict[str, np.ndarray], np.ndarray]:
     images, labels = load_digits(return_X_y=True)
@@ -36,7 +38,9 @@ def some(data: dict[str, Any], rows: slice) -> dict[str, Any]:
     return {party: table[rows] for party, table in data.items()}
 
 
-@pytest.mark.parametrize("options", [{}, {"mode": "joint"}, {"outputs": "stacked"}, {"outputs": "median"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"mode": "joint"}, {"outputs": "stacked"}, {"outputs": "median"}, EIGHT_BIT], ids=str
+)
 def test_digits_of_four_owners(options: dict[str, Any]) -> None:
     data, labels = quadrants()
     train, test = slice(0, 800), slice(1000, None)
@@ -106,6 +110,15 @@ def test_leaving_is_exact_or_refused() -> None:
         fit.predict(data)
     with pytest.raises(NeedsRetraining):
         SplitClassifier("joint", epochs=1).fit(data, labels).leave("bank")
+
+
+def test_a_quorum_predicts_where_it_was_prepared_for() -> None:
+    data, numbers = sums()
+    labels, shop = numbers > 5, {"shop": data["shop"]}
+    with pytest.raises(InvalidOption, match="never missed a party"):
+        SplitClassifier("joint", epochs=1).fit(data, labels).predict(shop)
+    for fit in (SplitClassifier("joint", epochs=20, absence=0.4), SplitClassifier(epochs=5)):
+        assert fit.fit(data, labels).score(shop, labels) > 0.6
 
 
 def xor() -> tuple[dict[str, np.ndarray], np.ndarray]:

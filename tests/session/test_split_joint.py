@@ -111,6 +111,7 @@ def test_bytes_equal_the_formula(mode: str, precision: str, absence: float) -> N
     for party, (down, up) in training_bytes(run.schedule, run.widths, precision).items():
         assert run.channel.log.bytes(party, "down") == down
         assert run.channel.log.bytes(party, "up") == up
+    assert run.labels.prior().numpy() == pytest.approx(ClassTarget(labels, 3).prior().numpy())
     run.predict(run.schedule.positions)
     run.digests()
     run.close()

@@ -109,15 +109,34 @@ def test_a_run_that_lost_a_party_goes_on_bit_for_bit(mode: str, stale: bool, tmp
 
 def test_the_rest_goes_on_without_a_party_that_died(tmp_path: Path) -> None:
     data, labels = fragments()
-    run = start("isolated", data, labels, folder=tmp_path, save_every=2, wrap=lambda c: Failing(c, "p1", 9))
+    run = start("isolated", data, labels, folder=tmp_path, save_every=2, wrap=lambda c: Failing(c, "p1", 8))
     with pytest.raises(LostParty):
+        run.train()
+    with pytest.raises(SessionError, match="resume first"):
         run.train()
     run.leave("p1")
     assert run.resume() == 2
     run.train()
-    never = start("isolated", {p: data[p] for p in ("p0", "p2")}, labels)
+    others = {p: data[p] for p in ("p0", "p2")}
+    never = start("isolated", others, labels, folder=tmp_path / "never", save_every=2)
     never.train()
     assert run.digests() == never.digests()
+    assert run.losses == never.losses
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_states_on_disk_forget_a_party_that_left(tmp_path: Path) -> None:
+    data, labels = fragments()
+    run = start("isolated", data, labels, folder=tmp_path / "run", save_every=2)
+    run.train()
+    before = files(tmp_path / "run" / "composer")
+    run.leave("p1")
+    never = start("isolated", {p: data[p] for p in ("p0", "p2")}, labels, folder=tmp_path / "never", save_every=2)
+    never.train()
+    assert files(tmp_path / "run" / "composer") == files(tmp_path / "never" / "composer") != before
 
 
 def test_states_of_other_runs_are_refused(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def save_component(component: Component, path: Path) -> None:
     Raises:
         StorageError: the file system refuses.
     """
-    write_file(path, save(state_of(component), metadata={"name": component.name, "seed": str(component.seed)}))
+    write_file(path, save(state_of(component)))
 
 
 def load_component(component: Component, path: Path) -> None:

@@ -215,6 +215,12 @@ class SplitEstimator(BaseEstimator):
                     mend=f"Give the columns of the fit, of {', '.join(self.columns_in_)} or some of them.",
                 )
             self.nodes_[party].rows = tensor(table)
+        if len(given) < len(self.columns_in_) and self.mode == "joint" and not self.absence:
+            raise InvalidOption(
+                f"tables of {', '.join(given)} alone",
+                why="a joint composer that never missed a party does not know what to do without one",
+                mend="Give all tables, fit with absence=0.4, or use isolated mode.",
+            )
         rows = np.arange(len(next(iter(given.values()))), dtype=np.int64)
         return run.predict(rows, parties=list(given))
 

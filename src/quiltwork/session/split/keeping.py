@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Keeping:
         for learner in learners.values():
             save_component(learner, self._path(round_, learner))
         note = {"round": round_, "plan": self._plan, "digests": dict(digests), "losses": [dict(x) for x in losses]}
-        write_file(self._folder / NOTE, json.dumps(note, indent=1, sort_keys=True))
+        self._write(note)
         saved = sorted(self._folder.glob("round-*"), key=lambda p: int(p.name.split("-")[1]))
         for old in saved[:-2]:
             shutil.rmtree(old)
@@ -72,10 +72,31 @@ class Keeping:
             load_component(learner, self._path(round_, learner))
         return note
 
+    def forget(self, party: str, learners: Iterable[Component]) -> None:
+        """Drop everything about a party that has left: its learners' states, its digests and losses.
+
+        Raises:
+            StorageError: the file system refuses.
+        """
+        for learner in learners:
+            for path in self._folder.glob(f"round-*/{_file(learner)}"):
+                path.unlink()
+        if (self._folder / NOTE).exists():
+            note = json.loads((self._folder / NOTE).read_text())
+            for by_party in (note["digests"], *note["losses"]):
+                by_party.pop(party, None)
+            self._write(note)
+
+    def _write(self, note: dict[str, Any]) -> None:
+        write_file(self._folder / NOTE, json.dumps(note, indent=1, sort_keys=True))
+
     def _path(self, round_: int, learner: Component) -> Path:
-        # a learner's name may hold anything, and is no name of a file
-        name = hashlib.sha256(learner.name.encode()).hexdigest()[:16]
-        return self._folder / f"round-{round_}" / f"{name}.safetensors"
+        return self._folder / f"round-{round_}" / _file(learner)
+
+
+def _file(learner: Component) -> str:
+    # a learner's name may hold anything, and is no name of a file
+    return f"{hashlib.sha256(learner.name.encode()).hexdigest()[:16]}.safetensors"
 
 
 def _foreign(folder: Path, why: str) -> InvalidOption:

@@ -102,6 +102,7 @@ class SplitRun:
         self.losses: list[Mapping[str, float]] = []
         self.left: list[str] = []
         self.warnings: list[str] = []
+        self._midway = False
         self.bill = labels.bill if isinstance(labels, PartyLabels) else Bill()
         self._precision, self._stale, self._save_every = precision, stale, save_every
         self._talk = Talk(channel, greatest_norm)
@@ -118,8 +119,15 @@ class SplitRun:
 
         Raises:
             LostParty: a party died, fell silent or refused; `resume` goes on from the last state.
-            SessionError: a party does not keep to the protocol, or the loss is not finite.
+            SessionError: a party does not keep to the protocol, the loss is not finite, or a round was broken off and
+                not resumed.
         """
+        if self._midway:
+            raise SessionError(
+                f"round {self.round}",
+                why="it was broken off, and some parties learned from it and others did not",
+                mend="Call resume first, or start again with all parties anew.",
+            )
         end = self.schedule.rounds if rounds is None else min(self.schedule.rounds, self.round + rounds)
         while self.round < end:
             due = self.round + self._save_every - self.round % self._save_every if self._save_every else end
@@ -129,6 +137,7 @@ class SplitRun:
 
     def _segment(self, start: int, end: int) -> None:
         """Rounds ``start ... end - 1``; at the end nothing is on its way."""
+        self._midway = True
         self._ask(start)
         activations = self._hear(start)
         for round_ in range(start, end):
@@ -146,6 +155,7 @@ class SplitRun:
             else:
                 self._done(round_)
             self.round = round_ + 1
+        self._midway = False
 
     def _present(self, round_: int) -> list[str]:
         return self.schedule.present(self.parties, round_)
@@ -241,7 +251,9 @@ class SplitRun:
         return found | {name: learner.digest() for name, learner in self.mode.learners().items()}
 
     def leave(self, party: str) -> None:
-        """Let a party go; what remains is exactly what would be there had it never come.
+        """Let a party go; what remains, states on disk included, is what would be there had it never come.
+
+        The log keeps what was said to it: that is a fact.
 
         Raises:
             NeedsRetraining: the mode cannot undo what was learned with it.
@@ -251,7 +263,9 @@ class SplitRun:
             raise InvalidOption(
                 f"party '{party}'", why="it has no component here", mend=f"The parties: {', '.join(self.parties)}."
             )
-        self.mode = self.mode.without(party)
+        rest = self.mode.without(party)
+        gone = [learner for name, learner in self.mode.learners().items() if name not in rest.learners()]
+        self.mode = rest
         self._talk.settle([party])
         # a party that is gone already needs no farewell
         with suppress(LostParty):
@@ -260,6 +274,9 @@ class SplitRun:
             self.bill.add(party, STOP)
         del self.widths[party]
         self.left.append(party)
+        self.losses = [{who: loss for who, loss in losses.items() if who != party} for losses in self.losses]
+        if self._keeping is not None:
+            self._keeping.forget(party, gone)
 
     def resume(self) -> int:
         """Put everybody back to the last state that all saved, and give its round; 0 where there is none.
@@ -276,7 +293,7 @@ class SplitRun:
         note = self._keeping.load(self.mode.learners())
         if note is None:
             return 0
-        self.round, self.losses = int(note["round"]), list(note["losses"])
+        self.round, self.losses, self._midway = int(note["round"]), list(note["losses"]), False
         for party, digest in self._state(RESTORE).items():
             if digest != note["digests"].get(party):
                 raise broken(party, self.round, "it restored another state than it saved")
