@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, strategies
+from scipy.optimize import minimize
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from quiltwork.errors import InvalidOption
@@ -73,17 +75,50 @@ def test_a_class_excluded_by_all_leaves_the_prior() -> None:
     torch.testing.assert_close(found, torch.tensor([[0.25, 0.75]]))
 
 
-def test_stacking_of_classes_is_scikit_learn_s_logistic_regression() -> None:
-    outputs = log_probabilities(2, 3, 120, 3)
-    labels = np.random.default_rng(3).integers(0, 3, 120)
+def stacked_by_scipy(design: np.ndarray, labels: np.ndarray, ridge: float, classes: int) -> np.ndarray:
+    """Probabilities of the minimiser of the stated objective, by brute force."""
+    parties = (design.shape[1]) // classes
+    start = np.vstack([np.tile(np.eye(classes), (parties, 1)), np.zeros((1, classes))])
+
+    def probabilities(weights: np.ndarray) -> np.ndarray:
+        found: np.ndarray = softmax(design @ weights[:-1] + weights[-1], axis=1)
+        return found
+
+    def objective(flat: np.ndarray) -> float:
+        weights = flat.reshape(start.shape)
+        loss = -np.log(probabilities(weights)[np.arange(len(labels)), labels]).sum()
+        return float(loss + ridge / 2 * ((weights - start)[:-1] ** 2).sum())
+
+    best = minimize(objective, start.ravel(), method="BFGS", options={"gtol": 1e-5}).x
+    return probabilities(best.reshape(start.shape))
+
+
+def test_stacking_of_classes_minimises_what_it_says() -> None:
+    outputs = log_probabilities(2, 3, 60, 2)
+    labels = np.random.default_rng(3).integers(0, 2, 60)
     stacked = Stacked(outputs, torch.from_numpy(labels), ridge=2.0)
     design = np.concatenate([table.numpy() for table in outputs.values()], 1)
-    oracle = LogisticRegression(C=0.5, tol=1e-10, max_iter=10_000).fit(design, labels)
-    np.testing.assert_allclose(stacked.compose(outputs).exp().numpy(), oracle.predict_proba(design), atol=1e-6)
+    np.testing.assert_allclose(
+        stacked.compose(outputs).exp().numpy(), stacked_by_scipy(design, labels, 2.0, 2), atol=1e-5
+    )
     some = {party: outputs[party] for party in ("p0", "p2")}
-    part = LogisticRegression(C=0.5, tol=1e-10, max_iter=10_000).fit(design[:, [0, 1, 2, 6, 7, 8]], labels)
-    found = stacked.compose(some).exp().numpy()
-    np.testing.assert_allclose(found, part.predict_proba(design[:, [0, 1, 2, 6, 7, 8]]), atol=1e-6)
+    part = stacked_by_scipy(design[:, [0, 1, 4, 5]], labels, 2.0, 2)
+    np.testing.assert_allclose(stacked.compose(some).exp().numpy(), part, atol=1e-5)
+
+
+def test_stacking_of_two_classes_with_little_penalty_is_logistic_regression() -> None:
+    outputs = log_probabilities(2, 2, 200, 2)
+    labels = np.random.default_rng(3).integers(0, 2, 200)
+    design = np.concatenate([table.numpy() for table in outputs.values()], 1)
+    oracle = LogisticRegression(C=1e6, tol=1e-12, max_iter=10_000).fit(design, labels)
+    found = Stacked(outputs, torch.from_numpy(labels), ridge=1e-6).compose(outputs).exp().numpy()
+    np.testing.assert_allclose(found, oracle.predict_proba(design), atol=1e-4)
+
+
+def test_stacking_on_next_to_nothing_is_the_product() -> None:
+    outputs = log_probabilities(4, 3, 2, 3)
+    found = Stacked(outputs, torch.tensor([0, 1]), ridge=1e9).weights(("p0", "p1", "p2"))
+    torch.testing.assert_close(found[:-1], torch.eye(3).double().repeat(3, 1), atol=1e-6, rtol=0)
 
 
 def test_stacking_of_numbers_is_ridge_regression() -> None:
