@@ -136,5 +136,5 @@ def require_same_number(locals_: Sequence[Local]) -> None:
         raise CompatibilityError(
             f"parties with other numbers of experts: {', '.join(others[:5])}{more}",
             why=f"the others have {usual}, and an average needs a counterpart of every expert on every machine",
-            mend="Use Reduction, Middle or AmbientMixture, which take any, or ask for fits with as many experts.",
+            mend="Use reduction, middle or ambient, which take any, or ask for fits with as many experts.",
         )

@@ -68,11 +68,16 @@ class TableComposite:
             from quiltwork.models.mixture.classifier import MixtureOfExpertsClassifier
 
             return MixtureOfExpertsClassifier.from_mixture(
-                self.mixture, feature_names=self.table.features, classes=self.table.classes
+                self.mixture, feature_names=self._given_names(), classes=self.table.classes
             )
         from quiltwork.models.mixture.regressor import MixtureOfExpertsRegressor
 
-        return MixtureOfExpertsRegressor.from_mixture(self.mixture, feature_names=self.table.features)
+        return MixtureOfExpertsRegressor.from_mixture(self.mixture, feature_names=self._given_names())
+
+    def _given_names(self) -> tuple[str, ...] | None:
+        """The features' names, if owners named them: x0, x1, … are made up for arrays, and bind nobody to a frame."""
+        made_up = tuple(f"x{number}" for number in range(self.table.n_features))
+        return None if self.table.features == made_up else self.table.features
 
     def without(self, party: str) -> TableComposite:
         """The composite of the other machines, solved anew from their local fits.

@@ -104,7 +104,7 @@ def _weighted_line(axes: Any, across: Array, up: Array, weight: Array, k: int) -
     middle = (weight[:-1] + weight[1:]) / 2
     lines = LineCollection(list(pieces), linewidths=0.5 + 4.5 * middle, colors=_colour(k), capstyle="round")
     axes.add_collection(lines)
-    axes.plot([], [], color=_colour(k), linewidth=3, label=f"expert {k + 1}")
+    axes.plot([], [], color=_colour(k), linewidth=3, label=f"expert {k}")
 
 
 def _prediction(axes: Any, mixture: Mixture[Experts], x: Array, axis: Array, output: int) -> None:
@@ -130,7 +130,7 @@ def _gate_strip(axes: Any, mixture: Mixture[Experts], x: Array, axis: Array, *, 
         if gate[widest, k] > MIN_STRIP:
             box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "boxstyle": "round,pad=0.15"}
             middle = (edges[widest, k] + edges[widest, k + 1]) / 2
-            axes.text(axis[widest], middle, str(k + 1), ha="center", va="center", fontsize=8, bbox=box)
+            axes.text(axis[widest], middle, str(k), ha="center", va="center", fontsize=8, bbox=box)
     axes.set_ylim(0, 1)
     axes.set_xlim(axis[0], axis[-1])
 
@@ -217,7 +217,7 @@ def _boundaries(axes: Any, gate: Array, across: Array, up: Array) -> None:
 
 def _surface_legend(axes: Any, shown: Any, *, points: bool) -> None:
     for k in shown:
-        axes.plot([], [], marker="s", markersize=10, linestyle="", color=_colour(k), label=f"expert {k + 1}")
+        axes.plot([], [], marker="s", markersize=10, linestyle="", color=_colour(k), label=f"expert {k}")
     if points:
         axes.plot([], [], marker="o", markersize=3, linestyle="", color="black", label="held-out rows")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, title="pale: not sure")

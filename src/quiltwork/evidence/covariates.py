@@ -116,7 +116,7 @@ class CovariateSummary:
             raise InvalidOption(
                 f"a table of {count} rows",
                 why=f"a summary of fewer than {minimum_rows} would show them",
-                mend="Leave the summary out, or lower minimum_rows if these rows may be seen.",
+                mend="Leave the summary out (covariates none), or wait for more rows.",
             )
         return cls((whole,))
 
