@@ -9,7 +9,7 @@ One round, over all parties present:
 All parties are asked before any is heard, so they compute side by side. The next round's rows are sent right behind
 the cotangents, which a party answers in that order; a round is then one wait and not two, and no bit changes. With
 ``stale`` the rows of round t + 1 go out before the cotangents of round t, so that parties compute while the composer
-does: every cotangent is then one step late, for the parameters that it was asked with (weight stashing).
+does: every cotangent is then one step late, and pulled back at the parameters that gave the activation (stashed).
 
 Bytes are `quiltwork.session.split.bill`: the channel's log equals the formula exactly.
 """
@@ -34,7 +34,7 @@ from quiltwork.session.frames import Kind, Message
 from quiltwork.session.split.bill import DIGEST, STATE, STOP, Bill
 from quiltwork.session.split.keeping import Keeping
 from quiltwork.session.split.labels import Labels, PartyLabels
-from quiltwork.session.split.mode import Mode
+from quiltwork.session.split.mode import Lesson, Mode
 from quiltwork.session.split.records import Events, SplitRecords
 from quiltwork.session.split.schedule import Schedule
 from quiltwork.session.split.talk import Talk, broken
@@ -142,20 +142,33 @@ class SplitRun:
         activations = self._hear(start)
         for round_ in range(start, end):
             more = round_ + 1 < end
-            if more and self._stale:
-                self._ask(round_ + 1)
-            self._teach(round_, activations)
-            if more and not self._stale:
-                self._ask(round_ + 1)
-                self._done(round_)
-                activations = self._hear(round_ + 1)
-            elif more:
-                activations = self._hear(round_ + 1)
-                self._done(round_)
-            else:
-                self._done(round_)
+            activations = (self._late if self._stale else self._prompt)(round_, activations, round_ > start, more)
             self.round = round_ + 1
         self._midway = False
+
+    def _prompt(self, round_: int, activations: dict[str, Tensor], _: bool, more: bool) -> dict[str, Tensor]:
+        """Teach a round, with the next one's rows right behind; the next activations."""
+        self._answer(round_, self._learn(round_, activations))
+        if more:
+            self._ask(round_ + 1)
+        self._done(round_)
+        return self._hear(round_ + 1) if more else {}
+
+    def _late(self, round_: int, activations: dict[str, Tensor], due: bool, more: bool) -> dict[str, Tensor]:
+        """Teach a round while the parties compute the next; the next activations.
+
+        They are heard before cotangents go out, so large arrays never go both ways at once.
+        """
+        if more:
+            self._ask(round_ + 1)
+        lesson = self._learn(round_, activations)
+        if due:
+            self._done(round_ - 1)
+        following = self._hear(round_ + 1) if more else {}
+        self._answer(round_, lesson)
+        if not more:
+            self._done(round_)
+        return following
 
     def _present(self, round_: int) -> list[str]:
         return self.schedule.present(self.parties, round_)
@@ -171,12 +184,10 @@ class SplitRun:
             for party in self._present(round_)
         }
 
-    def _teach(self, round_: int, activations: Mapping[str, Tensor]) -> None:
+    def _learn(self, round_: int, activations: Mapping[str, Tensor]) -> Lesson:
         if not activations:
-            self.losses.append({})
-            return
-        rows = self.schedule.rows(round_)
-        self.labels.begin(torch.from_numpy(rows), round_)
+            return Lesson({}, {})
+        self.labels.begin(torch.from_numpy(self.schedule.rows(round_)), round_)
         lesson = self.mode.learn(activations, self.labels, round_)
         if not all(math.isfinite(loss) for loss in lesson.losses.values()):
             raise SessionError(
@@ -184,6 +195,9 @@ class SplitRun:
                 why=f"the loss is {dict(lesson.losses)}: training has diverged",
                 mend="Choose a smaller learning rate.",
             )
+        return lesson
+
+    def _answer(self, round_: int, lesson: Lesson) -> None:
         self.losses.append(lesson.losses)
         for party, cotangent in lesson.cotangents.items():
             self._talk.push(party, Message(Kind.COTANGENT, round_, written(cotangent, self._precision)))
