@@ -21,7 +21,7 @@ from quiltwork.session.split.identifiable import identified
 from quiltwork.session.split.label_node import LabelNode
 from quiltwork.session.split.labels import OwnLabels, PartyLabels
 from quiltwork.session.split.program import Program, Programmed
-from quiltwork.session.split.program_leak import tuples
+from quiltwork.session.split.program_leak import shares
 from quiltwork.session.split.program_sampling import Sampled
 from quiltwork.session.split.programs import Fold, comparison, lookup, total
 from quiltwork.session.split.run import SplitRun
@@ -209,7 +209,7 @@ def test_zeros_of_a_cotangent_tell_the_sum_as_the_leak_statement_says() -> None:
     found = lesson(program, operands, activations, ClassTarget(labels, 19)).cotangents["ash"]
     likelihood = 1 - 100 * found / torch.softmax(activations["ash"], 1)
     possible = (likelihood > 1e-3).numpy()
-    patterns = tuples(program, 0).T > 0
+    patterns = shares(program, 0).T > 0
     guess = [(patterns == row).all(1).argmax() for row in possible]
     assert np.mean(guess == labels.numpy()) > 0.95
 

@@ -11,7 +11,7 @@ own symbol, known once its component is right, it narrows the others' symbols do
     label_bits     H(G),  G the set of excluded symbols         of H(y) bits that the label has
     others_bits    H(s_{-i}) - H(s_{-i} | G, s_i)               of H(s_{-i}) bits that the others' symbols have
 
-are computed from numbers of tuples, by one pass forward and one back through the fold. They are what *zeros* tell, a
+are computed from shares of tuples, by one pass forward and one back through the fold. They are what *zeros* tell, a
 lower bound: the sizes of what is not excluded tell more, above all while the others are sure of their symbols. And
 zeros are exact only in exact arithmetic: probabilities that are very small read as zero, which is the attack's error.
 Labels that were randomised before the first step make G deniable, as they do the label.
@@ -65,35 +65,34 @@ def leaks(program: Fold) -> tuple[Leak, ...]:
     return tuple(_leak(program, operand) for operand in range(len(program.sizes)))
 
 
-def tuples(program: Fold, operand: int) -> NDArray[np.float64]:
-    """How many symbols of the others make each own symbol each outcome: ``[K, outcomes]``."""
+def shares(program: Fold, operand: int) -> NDArray[np.float64]:
+    """P(y | s_i = k) where the others' symbols are uniform: float64 ``[K, outcomes]``."""
     before: NDArray[np.float64] = np.ones(1)
     for step in program.steps[:operand]:
-        before = np.bincount(step.ravel(), np.repeat(before, step.shape[1])).astype(np.float64)
+        each = np.repeat(before, step.shape[1]) / step.shape[1]
+        before = np.bincount(step.ravel(), each).astype(np.float64)
     after = np.eye(len(program.outcomes))
     for step in reversed(program.steps[operand + 1 :]):
-        after = after[step].sum(1)
+        after = after[step].mean(1)
     found: NDArray[np.float64] = np.einsum("s,sky->ky", before, after[program.steps[operand]])
     return found
 
 
 def _leak(program: Fold, operand: int) -> Leak:
-    counts = tuples(program, operand)
-    patterns, group = np.unique(counts.T > 0, axis=0, return_inverse=True)
+    share = shares(program, operand)
+    patterns, group = np.unique(share.T > 0, axis=0, return_inverse=True)
     group = group.reshape(-1)
-    grouped = np.zeros((len(counts), len(patterns)))
-    np.add.at(grouped.T, group, counts.T)
-    others = float(counts[0].sum())
-    weight = grouped / grouped.sum()
-    known = grouped > 0
-    remaining = float((weight[known] * np.log2(grouped[known])).sum())
+    grouped = np.zeros((len(share), len(patterns)))
+    np.add.at(grouped.T, group, share.T)
+    known, own = grouped > 0, len(share)
     return Leak(
         operand,
         tuple(tuple(np.flatnonzero(group == g).tolist()) for g in range(len(patterns))),
-        _entropy(weight.sum(0)),
-        _entropy(counts.sum(0) / counts.sum()),
-        float(np.log2(others)) - remaining,
-        float(np.log2(others)),
+        _entropy(grouped.sum(0) / own),
+        _entropy(share.sum(0) / own),
+        # given the own symbol and G, the others' are uniform on a share of their grid
+        abs(float((grouped[known] * np.log2(grouped[known])).sum())) / own,
+        float(sum(np.log2(size) for at, size in enumerate(program.sizes) if at != operand)),
     )
 
 

@@ -28,6 +28,7 @@ All is in log space and float64, and autograd through it gives the exact gradien
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -66,7 +67,7 @@ class Fold:
     @property
     def cells(self) -> int:
         """Size of the grid, K_1 ... K_n."""
-        return int(np.prod([float(size) for size in self.sizes]))
+        return math.prod(self.sizes)
 
     def apply(self, symbols: Symbols) -> NDArray[np.int64]:
         """Numbers of the outcomes, int64 ``[m]``, of symbols int64 ``[m, n]``."""
@@ -250,7 +251,7 @@ def labels_of(outcomes: Sequence[Hashable], values: Iterable[Hashable]) -> Tenso
 def require_grid(sizes: Sequence[int]) -> None:
     """Refuse a grid that cannot be tabulated."""
     _require_sizes(sizes)
-    _require_cells(int(np.prod([float(size) for size in sizes])), f"a grid of {' x '.join(map(str, sizes))}")
+    _require_cells(math.prod(sizes), f"a grid of {' x '.join(map(str, sizes))}")
 
 
 def _require_sizes(sizes: Sequence[int]) -> None:
