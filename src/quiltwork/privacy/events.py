@@ -6,8 +6,11 @@ Noise is judged by its ratio to the sensitivity, so both are stated::
 
     Laplace    released = f(D) + Lap(scale)^k        sensitivity = max |f(D) - f(D')|_1
     Gaussian   released = f(D) + N(0, sigma^2 I_k)   sensitivity = max |f(D) - f(D')|_2
+    sampled    ``steps`` times a Gaussian of the units that Poisson sampling took, each with ``sampling_rate``
+    response   released = the label, or each other of ``classes`` with probability ``flip``
 
-where D and D' differ by the addition or removal of one ``unit``: a document of a text, a row of a table.
+where D and D' differ by the addition or removal of one ``unit``: a document of a text, a row of a table; or, where the
+unit is a label, by another value of one label.
 `ExactEvent` is everything that no theorem covers: released as it is, or behind a rule (a minimum count, say)
 that bounds nothing; it costs infinity.
 `OtherEvent` is a mechanism that this installation does not know. Its fields are kept, so that a later
@@ -63,10 +66,24 @@ Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.:-]{0,63}$"
 Note = Annotated[str, StringConstraints(max_length=2000), AfterValidator(printable)]
 """A sentence or two for people; no program reads it."""
 
-Unit: TypeAlias = Literal["document", "row"]
-"""What one more or less of is protected."""
+Unit: TypeAlias = Literal["document", "row", "label"]
+"""What is protected: one document or row, more or less, or the value of one label."""
 
 Positive = Annotated[float, Field(gt=0)]
+
+
+def _no_cotangent(released: str) -> str:
+    """Refuse noise on cotangents as a mechanism; see `NoisyLabel`."""
+    if released.startswith("cotangent"):
+        raise ValueError(
+            "noise on cotangents bounds nothing: the composer's weights carry one label into the cotangents of all "
+            "later rows, so no sensitivity holds; randomise labels before the first step instead"
+        )
+    return released
+
+
+NoisyLabel = Annotated[Label, AfterValidator(_no_cotangent)]
+"""What was released with noise that has a theorem; cotangents of a session have none."""
 
 
 class Record(BaseModel):
@@ -80,13 +97,13 @@ class LaplaceEvent(Record):
 
     Attributes:
         released: what left, e.g. ``"tokens"``.
-        unit: what is protected: one document, or one row, more or less.
+        unit: what is protected: one document or row, more or less, or one label's value.
         scale: the scale b of the noise density exp(-|x|/b) / 2b.
         sensitivity: the most one unit can change the noiseless value, in the L1 norm.
     """
 
     mechanism: Literal["laplace"] = "laplace"
-    released: Label
+    released: NoisyLabel
     unit: Unit = "document"
     scale: Positive
     sensitivity: Positive
@@ -97,16 +114,60 @@ class GaussianEvent(Record):
 
     Attributes:
         released: what left.
-        unit: what is protected: one document, or one row, more or less.
+        unit: what is protected: one document or row, more or less, or one label's value.
         sigma: the standard deviation of the noise.
         sensitivity: the most one unit can change the noiseless value, in the L2 norm.
     """
 
     mechanism: Literal["gaussian"] = "gaussian"
-    released: Label
+    released: NoisyLabel
     unit: Unit = "document"
     sigma: Positive
     sensitivity: Positive
+
+
+class SampledGaussianEvent(Record):
+    """So many steps, each with Gaussian noise on a sum over a fresh Poisson sample (DP-SGD, arXiv 1607.00133).
+
+    Attributes:
+        released: what left: all that follows from the noisy sums, such as ``"component"``.
+        unit: what is protected: one document or row, more or less.
+        sigma: the standard deviation of the noise on each coordinate of a sum.
+        sensitivity: the most one unit can change the noiseless sum, in the L2 norm: the clipping norm.
+        sampling_rate: the probability with which each unit entered a step, independently of all others.
+        steps: how many.
+    """
+
+    mechanism: Literal["sampled_gaussian"] = "sampled_gaussian"
+    released: NoisyLabel
+    unit: Literal["document", "row"] = "row"
+    sigma: Positive
+    sensitivity: Positive
+    sampling_rate: Annotated[float, Field(gt=0, le=1)]
+    steps: Annotated[int, Field(ge=1, le=10**6)]
+
+
+class RandomisedResponseEvent(Record):
+    """Each label was released as it is, or as any one of the other classes (Warner 1965; k-ary: arXiv 1407.1338).
+
+    Attributes:
+        released: what left, e.g. ``"labels"``.
+        unit: the value of one label.
+        classes: their number k.
+        flip: the probability of each single other class, below 1/k.
+    """
+
+    mechanism: Literal["randomised_response"] = "randomised_response"
+    released: NoisyLabel = "labels"
+    unit: Literal["label"] = "label"
+    classes: Annotated[int, Field(ge=2)]
+    flip: Positive
+
+    @model_validator(mode="after")
+    def _says_something(self) -> RandomisedResponseEvent:
+        if not self.flip * self.classes < 1:
+            raise ValueError("the true class must be likelier than each other: flip < 1 / classes")
+        return self
 
 
 class ExactEvent(Record):
@@ -153,7 +214,7 @@ class OtherEvent(Record):
         return self
 
 
-_KNOWN = ("laplace", "gaussian", "exact")
+_KNOWN = ("laplace", "gaussian", "sampled_gaussian", "randomised_response", "exact")
 
 
 def _require_plain(name: str, value: JsonValue, depth: int) -> None:
@@ -180,6 +241,8 @@ def _mechanism(event: Any) -> str:
 Event: TypeAlias = Annotated[
     Annotated[LaplaceEvent, Tag("laplace")]
     | Annotated[GaussianEvent, Tag("gaussian")]
+    | Annotated[SampledGaussianEvent, Tag("sampled_gaussian")]
+    | Annotated[RandomisedResponseEvent, Tag("randomised_response")]
     | Annotated[ExactEvent, Tag("exact")]
     | Annotated[OtherEvent, Tag("other")],
     Discriminator(_mechanism),
