@@ -184,6 +184,26 @@ def test_a_carrier_that_swaps_keys_is_refused() -> None:
         secure_sum(channel, ask(1))
 
 
+class Twisting(LocalChannel):
+    """A carrier that asks one party something else."""
+
+    instead: Message
+
+    def push(self, node: str, message: Message) -> None:
+        super().push(node, self.instead if node == "elm" and message.kind is Kind.ROWS else message)
+
+
+@pytest.mark.parametrize("instead", [ask(1), ask(1, Kind.OUTPUT), Message(Kind.ROWS, 1, np.array([0, 3, 5, 7]))])
+def test_who_asks_one_party_something_else_gets_noise(instead: Message) -> None:
+    summing, inner = members(), parties()
+    nodes = {name: SummandNode(inner[name], summing[name]) for name in NAMES}
+    channel = Twisting(nodes, {name: summand_terms(INNER, 4) for name in NAMES})
+    channel.instead = instead
+    same = instead.kind is Kind.ROWS and instead.array is not None and instead.array[3] == 8
+    # answers are below 10 in size; masks that do not cancel leave numbers of up to 2^31
+    assert (np.abs(secure_sum(channel, ask(1))).max() < 100) == same
+
+
 def test_terms_without_float32_answers_are_refused() -> None:
     int8 = Terms(down=INNER.down, up={Kind.ACTIVATION: Spec("int8", (None, 4))})
     for terms in (int8, Terms(down={}, up={})):
