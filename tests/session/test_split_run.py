@@ -17,7 +17,9 @@ from quiltwork.errors import InvalidOption, LostParty, SessionError
 from quiltwork.models.split.component import OptimiserPlan
 from quiltwork.session.channel import LocalChannel, lost
 from quiltwork.session.frames import Kind, Message
+from quiltwork.session.split.isolated import Isolated
 from quiltwork.session.split.joint import Joint
+from quiltwork.session.split.outputs import Median, Product
 from quiltwork.session.split.schedule import Schedule
 
 
@@ -227,6 +229,29 @@ def test_a_party_that_lies_is_left_out_of_a_quorum() -> None:
     honest = run.predict(run.schedule.positions, parties=["p0", "p2"])
     run.channel._after = 0
     assert run.predict(run.schedule.positions, quorum=2).tobytes() == honest.tobytes()
+
+
+def test_one_liar_of_five_ruins_the_product_and_not_the_median() -> None:
+    def lie(message: Message) -> Message:
+        assert message.array is not None
+        noise = np.random.default_rng(0).normal(size=message.array.shape) * 300
+        return Message(message.kind, message.round, noise.astype(np.float32))
+
+    data, labels = fragments(parties=5, rows=200)
+    run = start("isolated", data, labels, epochs=8, wrap=lambda c: Failing(c, "p1", 10**6, lie))
+    run.train()
+    assert isinstance(run.mode, Isolated)
+    scores = {}
+    for liar in (False, True):
+        run.channel._after = 0 if liar else 10**6
+        for composition in (Product(torch.full((3,), 1 / 3)), Product(torch.full((3,), 1 / 3), floor=-3.0), Median()):
+            run.mode.composition = composition
+            right = run.predict(run.schedule.positions).argmax(1) == labels.numpy()
+            scores[liar, type(composition).__name__, getattr(composition, "floor", None)] = right.mean()
+    assert min(score for (liar, *_), score in scores.items() if not liar) > 0.9
+    assert scores[True, "Product", None] < 0.6
+    assert scores[True, "Product", -3.0] > 0.75
+    assert scores[True, "Median", -50.0] > 0.9
 
 
 def test_divergence_ends_the_run() -> None:
