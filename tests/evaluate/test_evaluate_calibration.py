@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from quiltwork.errors import InvalidOption
 from quiltwork.evaluate import calibration
 from quiltwork.evaluate.pooling import LEVELS
 
@@ -46,7 +47,7 @@ def test_u_of_counts_is_the_interval_between_two_values_of_the_distribution_func
 def test_classes_have_no_distribution_function():
     mixture = multinomial()
     x, _ = rows(mixture, 5)
-    with pytest.raises(TypeError, match="multinomial"):
+    with pytest.raises(InvalidOption, match="multinomial"):
         calibration.pit(mixture, x, np.zeros((5, 1)))
 
 

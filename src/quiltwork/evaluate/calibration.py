@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaincc, ndtr
 
+from quiltwork.errors import InvalidOption
 from quiltwork.evaluate.pooling import BINS, LEVELS
 from quiltwork.models.mixture.design import Array, blocks
 from quiltwork.models.mixture.experts import Experts, Response
@@ -35,7 +36,7 @@ def pit(mixture: Mixture[Experts], x: Array, y: Response) -> tuple[Array, Array]
         Lower and upper ends, float64 ``[n, q]``; equal for continuous responses.
 
     Raises:
-        TypeError: the experts are multinomial.
+        InvalidOption: the experts are multinomial.
     """
     low, high = np.empty(y.shape), np.empty(y.shape)
     for rows in blocks(len(x)):
@@ -53,7 +54,11 @@ def _pit_block(mixture: Mixture[Experts], x: Array, y: Response) -> tuple[Array,
             above = gammaincc(at + 1, mean)
             below = np.where(at > 0, gammaincc(np.maximum(at, 1.0), mean), 0.0)
         case other:
-            raise TypeError(f"{other.family} experts have no distribution function")
+            raise InvalidOption(
+                f"{other.family} experts",
+                why="classes have no order, and so no distribution function",
+                mend="Judge their calibration class by class.",
+            )
     return np.einsum("nk,nkq->nq", weight, below), np.einsum("nk,nkq->nq", weight, above)
 
 
