@@ -11,15 +11,28 @@ import typer
 from typer.core import TyperGroup
 
 from quiltwork import __version__
-from quiltwork.cli import add, choose, compose, contribute, demo, evaluate, generate, inspect, predict, remove, report
+from quiltwork.cli import (
+    add,
+    choose,
+    compose,
+    contribute,
+    demo,
+    evaluate,
+    generate,
+    inspect,
+    predict,
+    remove,
+    report,
+    split,
+)
 from quiltwork.cli.kinds import verb_of_kinds
 from quiltwork.errors import QuiltworkError
 
 _INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
 
-_VERBS = (demo, contribute, inspect, compose, choose, add, remove, evaluate, report, generate, predict)
-_BARE = {demo: True, contribute: False}
+_VERBS = (demo, contribute, inspect, compose, choose, add, remove, evaluate, report, generate, predict, split)
+_BARE = {demo: True, contribute: False, split: False}
 """The verbs of several kinds, and whether the verb alone runs its first kind or shows the help."""
 
 

@@ -1,0 +1,143 @@
+"""The run directory: what a plan's training leaves, written whole or not at all.
+
+    plan.toml            the plan, byte for byte
+    run.json             what predicting needs beside tensors: columns, classes, prior, scale of numbers, scores
+    components/NAME.safetensors    each party's component: it belongs to that party
+    learners/NUMBER.safetensors    what the composer learned, in the order of run.json's ``learners``
+    records.json         the session's facts: terms, log, formula, digests, dependencies, sealing, events
+    certificate.json     what holds and what does not, computed from the records
+
+The directory is readable by its owner alone. A component's parameters are a function of private rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from quiltwork.cli.split.build import components, mode
+from quiltwork.cli.split.plan import Plan
+from quiltwork.errors import InvalidOption
+from quiltwork.models.split.component import Component
+from quiltwork.models.split.saving import load_component, save_component
+from quiltwork.session.split.mode import Mode
+
+PLAN, RUN, RECORDS, CERTIFICATE = "plan.toml", "run.json", "records.json", "certificate.json"
+
+
+class RunNote(BaseModel):
+    """``run.json``.
+
+    Attributes:
+        plan: SHA-256 of the plan's bytes.
+        columns: by party, in the order of the fit.
+        classes: in the order of their codes; None for numbers.
+        prior: class probabilities that a product of experts counts once.
+        centre, scale: numbers are standardised by.
+        learners: names of what the composer learned, in order.
+        cases: number of rows, and of those held out.
+        scores: accuracy, or R squared, on held-out rows; by "composed" and, in isolated mode, by party.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    plan: str
+    columns: dict[str, tuple[str, ...]]
+    classes: tuple[str, ...] | None
+    prior: tuple[float, ...]
+    centre: float
+    scale: float
+    learners: tuple[str, ...]
+    cases: tuple[int, int]
+    scores: dict[str, float]
+
+
+def write_run(
+    place: Path,
+    plan_bytes: bytes,
+    note: RunNote,
+    learned: tuple[Mapping[str, Component], Mapping[str, Component]],
+    documents: Mapping[str, Any],
+) -> None:
+    """Fill a directory; ``learned`` are the parties' components and the mode's learners, by name."""
+    (place / PLAN).write_bytes(plan_bytes)
+    (place / RUN).write_text(note.model_dump_json(indent=1))
+    for party, component in learned[0].items():
+        save_component(component, place / "components" / f"{party}.safetensors")
+    for number, name in enumerate(note.learners):
+        save_component(learned[1][name], place / "learners" / f"{number}.safetensors")
+    for name, document in documents.items():
+        (place / name).write_text(json.dumps(document, indent=1, sort_keys=True, allow_nan=False))
+
+
+def plan_digest(plan_bytes: bytes) -> str:
+    """SHA-256 of a plan's bytes."""
+    return hashlib.sha256(plan_bytes).hexdigest()
+
+
+def read_note(run: Path, plan_bytes: bytes) -> RunNote:
+    """``run.json`` of a run of this plan.
+
+    Raises:
+        InvalidOption: there is none, it is damaged, or it is of another plan.
+    """
+    note = _read(run)
+    if note.plan != plan_digest(plan_bytes):
+        raise InvalidOption(
+            f"run '{run}'", why="it was trained by another plan", mend=f"Use the plan that it holds: {run / PLAN}."
+        )
+    return note
+
+
+def _read(run: Path) -> RunNote:
+    try:
+        return RunNote.model_validate_json((run / RUN).read_bytes())
+    except (OSError, ValidationError) as error:
+        why = "it holds no run.json" if isinstance(error, OSError) else "its run.json was not written here"
+        raise InvalidOption(
+            f"run '{run}'", why=why, mend="Name a directory that `quiltwork split train` wrote."
+        ) from None
+
+
+def read_json(run: Path, name: str) -> Any:
+    """A JSON document of a run.
+
+    Raises:
+        InvalidOption: it is not there, or no JSON.
+    """
+    try:
+        return json.loads((run / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InvalidOption(
+            f"'{run / name}'", why="it is not there, or damaged", mend="Name a directory that was written whole."
+        ) from None
+
+
+def restored_mode(run: Path, plan: Plan, note: RunNote) -> Mode:
+    """The mode as it was after the last round.
+
+    Raises:
+        InvalidOption: a state is missing or of another module.
+    """
+    found = mode(plan, len(note.prior), torch.tensor(note.prior, dtype=torch.float64))
+    for number, name in enumerate(note.learners):
+        load_component(found.learners()[name], run / "learners" / f"{number}.safetensors")
+    return found
+
+
+def restored_component(run: Path, plan: Plan, note: RunNote, party: str, root: Path, trusted: list[str]) -> Component:
+    """A party's component as it was after the last round.
+
+    Raises:
+        InvalidOption: its state is missing or of another module, or its code is not trusted.
+    """
+    blank = torch.zeros(1, len(note.columns[party]))
+    component = components(plan, {party: blank}, root, trusted)[party]
+    load_component(component, run / "components" / f"{party}.safetensors")
+    return component

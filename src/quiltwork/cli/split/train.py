@@ -1,0 +1,141 @@
+"""``quiltwork split train``: train by a plan, and write what was learned with its records."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quiltwork.cli.inputs import print_json, say
+from quiltwork.errors import InvalidOption, StorageError
+
+if TYPE_CHECKING:
+    from quiltwork.cli.split.build import Started
+    from quiltwork.cli.split.plan import Plan
+    from quiltwork.cli.split.rows import Cases
+    from quiltwork.session.split.run import SplitRun
+
+NAME = "train"
+HELP = """Train the components of a plan and write a run directory.
+
+A plan is a TOML file:
+
+```
+id = "case"                            # column of row ids in every file; or leave it out
+[labels]
+files = ["labels.csv"]
+column = "default"
+[parties.bank]
+files = ["bank.csv"]
+component = { kind = "mlp", hidden = [32], width = 16 }
+[parties.shop]
+files = ["shop.csv"]
+[training]
+mode = "isolated"                      # or "joint"
+epochs = 30
+```
+
+Paths are relative to the plan. Kinds of components: mlp, linear, small_cnn, and code: a class of a party's own file,
+run only with --trust-code. Rows held out are never trained on; they judge what was learned, and in isolated mode they
+say where no fragment alone tells the label. Labels can be recovered from what parties receive; the certificate says so.
+
+Training that was interrupted goes on with --resume, bit for bit, if states were saved: --save-every."""
+EXAMPLES = """Examples:
+
+`quiltwork split train plan.toml --out run`
+
+`quiltwork split train plan.toml --out run --save-every 100 --resume --json`"""
+
+
+def run(
+    plan: Annotated[Path, typer.Argument(help="The plan, a TOML file.")],
+    out: Annotated[Path, typer.Option(help="Run directory to write.")],
+    save_every: Annotated[int, typer.Option(help="Rounds between states for resuming; 0 for none.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Go on from the last state, if there is one.")] = False,
+    trust_code: Annotated[list[str] | None, typer.Option(help="Party whose own code may run. Repeatable.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train the components of a plan and write a run directory."""
+    from quiltwork.cli.split.build import session
+    from quiltwork.cli.split.plan import read_plan
+    from quiltwork.cli.split.rows import read_cases
+
+    words = read_plan(plan)
+    if out.exists():
+        raise StorageError(f"target '{out}'", why="something is already there", mend="Choose another --out.")
+    cases = read_cases(words, plan.parent)
+    states = _states(out, plan.read_bytes(), resume) if save_every or resume else None
+    started = session(words, cases, plan.parent, trusted=trust_code or (), folder=states, save_every=save_every)
+    if resume:
+        say(f"going on from round {started.run.resume()}")
+    started.run.train()
+    result = _written(words, plan.read_bytes(), cases, started, out)
+    if states is not None:
+        shutil.rmtree(states, ignore_errors=True)
+    _told(result, json)
+
+
+def _states(out: Path, plan: bytes, resume: bool) -> Path:
+    """The folder of states beside the run directory; it holds those of one plan."""
+    from quiltwork.cli.split.folder import plan_digest
+    from quiltwork.files import write_file
+
+    place = out.with_name(f"{out.name}.states")
+    mark = place / "plan.sha256"
+    if place.exists() and not resume:
+        raise StorageError(
+            f"states '{place}'", why="they are of a training that did not end", mend="Say --resume, or remove them."
+        )
+    if mark.is_file() and mark.read_text() != plan_digest(plan):
+        raise InvalidOption(
+            f"states '{place}'", why="they are of another plan", mend="Restore that plan, or remove them."
+        )
+    write_file(mark, plan_digest(plan), private=True)
+    return place
+
+
+def _written(plan: Plan, plan_bytes: bytes, cases: Cases, started: Started, out: Path) -> dict[str, object]:
+    """Judge, record and write a finished run; what the command prints."""
+    from quiltwork.cli.split.facts import facts
+    from quiltwork.cli.split.findings import certificate
+    from quiltwork.cli.split.folder import CERTIFICATE, RECORDS, RunNote, plan_digest, write_run
+    from quiltwork.cli.split.scores import held_out_scores
+    from quiltwork.files import new_directory
+
+    live = started.run
+    scores, held = held_out_scores(plan, cases, live)
+    records = facts(live.records())
+    learners = live.mode.learners()
+    note = RunNote(
+        plan=plan_digest(plan_bytes), columns=dict(cases.columns), classes=cases.classes, prior=_prior(live),
+        centre=cases.centre, scale=cases.scale, learners=tuple(learners), cases=(len(cases), held), scores=scores,
+    )  # fmt: skip
+    documents = {RECORDS: records, CERTIFICATE: certificate(records, [], retrained=False)}
+    with new_directory(out, private=True) as place:
+        write_run(place, plan_bytes, note, (started.components, learners), documents)
+    live.close()
+    names = ("mode", "parties", "rounds", "digests", "warnings")
+    return {"path": str(out), "scores": scores} | {name: records[name] for name in names}
+
+
+def _prior(live: SplitRun) -> tuple[float, ...]:
+    from quiltwork.session.split.isolated import Isolated
+    from quiltwork.session.split.outputs import Product
+
+    found = live.mode.composition if isinstance(live.mode, Isolated) else None
+    k = live.labels.outputs
+    return tuple(found.prior.tolist()) if isinstance(found, Product) else (1 / k,) * k
+
+
+def _told(result: dict[str, object], json: bool) -> None:
+    if json:
+        print_json(result)
+        return
+    for warning in result["warnings"] if isinstance(result["warnings"], list) else ():
+        say(f"noticed: {warning}")
+    scores = result["scores"] if isinstance(result["scores"], dict) else {}
+    for name, score in scores.items():
+        print(f"{name:>20}  {score:.4f}")
+    say(f"wrote {result['path']}: {result['rounds']} rounds; look at its certificate: quiltwork split audit")
