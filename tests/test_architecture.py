@@ -21,6 +21,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 ORDER = (
     ("cli",),
+    ("audit",),
     ("evaluate",),
     ("session", "compose"),
     ("composite",),

@@ -21,6 +21,7 @@ Each error says three things: *what* is wrong (the offending part by name), *why
     ├── PrivacyError                 a release that the accountant cannot price or the caller did not allow
     ├── SessionError                 a composition with live parties cannot go on
     │   ├── AlteredFrame             a frame was changed, replayed, or is not what was declared
+    │   ├── AlteredRecords           records or a certificate of a session that do not fit together
     │   ├── LostParty                a party died, fell silent or refused
     │   └── NeedsRetraining          a party cannot be taken out of what was learned jointly
     ├── CustodyError                 shares of a secret that do not give it back
@@ -130,6 +131,10 @@ class SessionError(QuiltworkError):
 
 class AlteredFrame(SessionError):
     """A frame was changed, replayed, or is not what was declared."""
+
+
+class AlteredRecords(SessionError):
+    """Records or a certificate of a session do not fit together: somebody changed them."""
 
 
 class LostParty(SessionError):
