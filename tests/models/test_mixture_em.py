@@ -203,6 +203,36 @@ def test_a_hopeless_run_is_given_up_and_others_are_not() -> None:
     assert len(maximise(at, start, tolerance=0.0, max_iterations=60, rival=free.path[0]).path) == len(free.path)
 
 
+def test_a_run_bound_for_its_rivals_value_stops_on_the_way() -> None:
+    at, start = apart()
+    free = maximise(at, start, tolerance=1e-6, max_iterations=60)
+    there = free.last.value
+    stopped = maximise(at, start, tolerance=1e-6, max_iterations=60, rival=there)
+    assert len(stopped.path) < len(free.path) - 1
+    assert stopped.end == there > stopped.last.value
+    assert stopped.path == free.path[: len(stopped.path)]
+
+
+@pytest.mark.parametrize("off", [-0.02, 0.02])
+def test_a_run_bound_for_another_value_goes_on(off: float) -> None:
+    """Whether it will end below the rival or above."""
+    at, start = apart()
+    free = maximise(at, start, tolerance=1e-6, max_iterations=60)
+    rival = free.last.value + off * float(at.rows.weights.sum())
+    other = maximise(at, start, tolerance=1e-6, max_iterations=60, rival=rival)
+    assert other.path == free.path
+    assert other.end == other.last.value
+
+
+def apart() -> tuple[Problem, Parameters]:
+    """Experts that are soon told apart, and a start."""
+    x, y = rows_of(separated(), 400)
+    rows = Standard.of(x, np.ones(len(x)))
+    step = GaussianStep(np.ascontiguousarray((y - y.mean(axis=0)).T / y.std()), np.zeros(3), 1e-6)
+    at = Problem(rows, step, ridge_of(1e-3, 3))
+    return at, anywhere(np.random.default_rng(1), at, 2, 0.3)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("wide", [False, True])
 def test_block_size_changes_nothing_beyond_rounding(family: str, wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,18 @@ FARTHEST_LEAP = 1000.0
 PATIENCE = 20
 """Iterations before a run is given up; from a rough start the first ones may be slow."""
 
+SAME_VALUE = 1e-3
+"""Between log-likelihoods that count as one optimum, as `nats` has it."""
+
+QUICK = 0.4
+"""A run whose gains shrink to less than this share from step to step ends about where they foretell,"""
+
+NEAR = 0.05
+"""if it is no farther from there than so many nats per unit of weight,"""
+
+OVERSHOOT = 0.005
+"""and does not promise to end higher than its rival by more than this; such a run goes on."""
+
 WHOLE_WEIGHT = 1000.0
 """Tolerances are in nats per unit of weight up to this weight. For larger tables they are in nats altogether, since the
 total is what is compared with standard errors."""
@@ -59,11 +71,13 @@ class Run:
         last: the pass at the last parameters.
         path: L at the start and after every iteration.
         converged: whether the last iteration gained less than the tolerance.
+        end: L at the last pass, or the rival's where the run stopped on its way there.
     """
 
     last: Pass
     path: tuple[float, ...]
     converged: bool
+    end: float
 
 
 def maximise(
@@ -84,7 +98,8 @@ def maximise(
         tolerance: stop when an EM step gains at most so many nats per unit of weight, see `nats`.
         max_iterations: EM steps and leaps at most.
         given: fixed responsibilities, see `Problem.at`.
-        rival: give up, after `PATIENCE` iterations, when the pace of the last one would not lead to this value.
+        rival: stop where the run plainly leads to this value, see `NEAR`; give up, after `PATIENCE` iterations, when
+            the pace of the last one would not lead to it.
         watch: told the iteration and L after each.
 
     Returns:
@@ -92,7 +107,7 @@ def maximise(
     """
     enough, small = nats(tolerance, problem), nats(SMALL_GAIN, problem)
     here = start if isinstance(start, Pass) else problem.at(start, given)
-    path, walked, converged, caution = [here.value], [here], False, 1
+    path, walked, converged, arrives, caution = [here.value], [here], False, False, 1
     for iteration in range(1, max_iterations + 1):
         leap = len(walked) > 2 * caution and _creeps(walked, small)
         there = _leap(problem, walked[-3:], given) if leap else _next(problem, here, given)
@@ -107,9 +122,10 @@ def maximise(
             watch(iteration, here.value)
         pace = here.value - path[-2]
         given_up = iteration > PATIENCE and not leap and here.value + (max_iterations - iteration) * pace < rival
-        if converged or given_up:
+        arrives = len(walked) > 2 and _arrives(walked, rival, problem)
+        if converged or given_up or arrives:
             break
-    return Run(here, tuple(path), converged)
+    return Run(here, tuple(path), converged, rival if arrives else here.value)
 
 
 def nats(tolerance: float, problem: Problem) -> float:
@@ -138,6 +154,16 @@ def _creeps(walked: list[Pass], small: float) -> bool:
     """Whether the last two EM steps gained at a slow and steady pace."""
     first, second = (walked[i + 1].value - walked[i].value for i in (-3, -2))
     return CREEPING * first < second <= small
+
+
+def _arrives(walked: list[Pass], rival: float, problem: Problem) -> bool:
+    """Whether the run is quick, near the rival's value, and bound for it: gains as a geometric series."""
+    first, second = (walked[i + 1].value - walked[i].value for i in (-3, -2))
+    weight, here = float(problem.rows.weights.sum()), walked[-1].value
+    if not (second < QUICK * first and 0 <= rival - here <= NEAR * weight):
+        return False
+    end = here + second**2 / (first - second)
+    return -nats(SAME_VALUE, problem) <= end - rival <= OVERSHOOT * weight
 
 
 def _leap(problem: Problem, walked: list[Pass], given: Given | None) -> Pass:

@@ -200,13 +200,16 @@ def newton(near: Callable[[Array], Local], start: Array, tolerance: float, max_i
 
 def newton_step(gradient: Array, hessian: Array) -> Array:
     """H^-1 g for a positive semi-definite H; directions without curvature are left alone."""
+    # a symmetric matrix is its own transpose, which lies as LAPACK wants it and is not copied again
+    _, step, failed = lapack.dposv(_damped(hessian).T, gradient, overwrite_a=1)
+    return _solve(_damped(hessian), gradient) if failed else np.asarray(step)
+
+
+def _damped(hessian: Array) -> Array:
     damped = hessian.copy()
     diagonal = damped.reshape(-1)[:: len(damped) + 1]
     diagonal += DAMPING * max(float(diagonal.max()), TINY)
-    factor, failed = lapack.dpotrf(damped, lower=1)
-    if failed:
-        return _solve(damped, gradient)
-    return np.asarray(lapack.dpotrs(factor, gradient, lower=1)[0])
+    return damped
 
 
 def softmax_curvature(probabilities: Array, mass: Array) -> Array:
@@ -225,16 +228,20 @@ def softmax_hessian(edges: Array, classes: int, penalty: Array) -> Array:
     centred points have none.
     """
     p = edges.shape[-1]
-    hessian = np.zeros((classes, classes, p, p))
-    for edge, low, high in zip(edges, *_edges(classes), strict=True):
-        hessian[low, high] -= edge
-        hessian[high, low] -= edge
-        hessian[low, low] += edge
-        hessian[high, high] += edge
-    diagonal = hessian.reshape(classes, classes, -1)[:, :, :: p + 1]
-    diagonal += max(2 * float(np.einsum("eaa->", edges)) / (classes * classes * p), TINY)
-    diagonal[np.arange(classes), np.arange(classes)] += penalty
-    return np.asarray(hessian.transpose(0, 2, 1, 3).reshape(classes * p, classes * p))
+    flat = _laplacian(classes) @ edges.reshape(len(edges), p * p)
+    hessian = np.ascontiguousarray(flat.reshape(classes, classes, p, p).transpose(0, 2, 1, 3))
+    shift = 2 * float(np.einsum("eaa->", edges)) / (classes * classes * p)
+    np.einsum("kala->kla", hessian)[...] += max(shift, TINY)
+    np.einsum("kaka->ka", hessian)[...] += penalty
+    return hessian.reshape(classes * p, classes * p)
+
+
+@cache
+def _laplacian(classes: int) -> Array:
+    """What each edge adds to the graph Laplacian, float64 ``[C C, E]``: 1 at kk and ll, -1 at kl and lk."""
+    low, high = _edges(classes)
+    ends = np.eye(classes)[low] - np.eye(classes)[high]
+    return np.asarray(np.einsum("ek,el->kle", ends, ends).reshape(classes * classes, -1))
 
 
 @cache

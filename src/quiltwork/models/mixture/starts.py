@@ -4,8 +4,8 @@ A partition cuts the space of f = (z, t y) into the cells of K random points c_k
 expert: argmax_k c_k'f - |c_k|^2 / 2. Starts take turns between t = 0, cells of covariates, which suits experts that
 live apart, and a large t, cells of responses, which suits experts that overlap. Neither depends on the order of rows,
 nor on whether a row is weighted or repeated. One M-step on the cells gives experts under an even gate, and a loose run
-of EM follows. As soon as two starts arrive at the same best log-likelihood the competition ends; runs that agree,
-from cells of different kinds, are seldom wrong, and cheap.
+of EM follows. As soon as two starts arrive at the same best log-likelihood, or one plainly leads to the other's, the
+competition ends; runs that agree, from cells of different kinds, are seldom wrong, and cheap.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from quiltwork.models.mixture.design import Array
-from quiltwork.models.mixture.em import Run, maximise, nats
+from quiltwork.models.mixture.em import SAME_VALUE, Run, maximise, nats
 from quiltwork.models.mixture.likelihood import Given, Pass, Problem
 from quiltwork.models.mixture.standard import Block, Standard
 from quiltwork.models.mixture.steps import Parameters
@@ -25,9 +25,6 @@ SOFTENING = 0.1
 
 LOOSE_TOLERANCE = 1e-4
 """Of a competing run, as `em.nats` has it."""
-
-SAME_VALUE = 1e-3
-"""Between log-likelihoods that count as one optimum, likewise."""
 
 STRETCHES = (0.0, 3.0)
 """t, in units in which responses together weigh as much as covariates together."""
@@ -99,7 +96,8 @@ def _first(problem: Problem, n_experts: int, given: Given) -> Parameters:
     """Experts from responsibilities, by one exact step or some safe ones, under an even gate."""
     blank = problem.step.blank(n_experts, problem.rows.p)
     if problem.step.exact:
-        found = problem.step.update(blank, problem.at(blank, given).sums)
+        gateless = replace(problem, gate_step="bohning")  # whose passes have no curvature of the gate
+        found = problem.step.update(blank, gateless.at(blank, given).sums)
     else:
         found = maximise(problem, blank, tolerance=0.0, max_iterations=FIRST_STEPS, given=given).last.parameters
     return replace(found, gate=blank.gate)
@@ -110,7 +108,7 @@ def _everyone(block: Block) -> Array:
 
 
 def _agreed(runs: list[Run], agreeing: int, problem: Problem) -> bool:
-    values = sorted((run.last.value for run in runs), reverse=True)
+    values = sorted((run.end for run in runs), reverse=True)
     return len(values) >= agreeing and values[0] - values[agreeing - 1] <= nats(SAME_VALUE, problem)
 
 
