@@ -19,6 +19,7 @@ from quiltwork.audit.check import Check, check
 from quiltwork.audit.facts import WAYS, Crossing, Facts
 from quiltwork.privacy.events import Event, ExactEvent
 from quiltwork.privacy.ledger import CaseUnit, Ledger
+from quiltwork.session.frames import Kind
 
 DELTA = 1e-5
 
@@ -128,6 +129,10 @@ def ledger(facts: Facts, delta: float = DELTA) -> tuple[Check, Check]:
 def _ledger(facts: Facts, planted: tuple[Event, ...] = ()) -> Ledger:
     """Every party holds columns of a case, also one that left; the label is the label party's, or the composer's."""
     events = {party: tuple(facts.privacy_events(party)) for party in facts.events}
+    for party in (*facts.parties, *facts.left):
+        # however privately a component was trained, activations of training rows are those rows through it
+        if facts.frames(party, Kind.ACTIVATION):
+            events[party] = (*events.get(party, ()), ExactEvent(released="activations", unit="row"))
     stated = tuple(party for party, found in events.items() if any(e.unit == "label" for e in found))
     holders = (facts.label_party,) if facts.label_party else stated or ("composer",)
     return Ledger({**events, "planted": planted}, columns=(*facts.parties, *facts.left), labels=holders)
