@@ -3,6 +3,7 @@
     words      every kind that crossed was declared for its direction                              (G4)
     bytes      bytes that crossed = bytes of the formula, party by party, both ways, equal and not at most     (G10)
     inputs     inputs(cotangent i) within {labels, activation i, head i}: no other fragment among them          (G2)
+    local-loss no cotangent crossed to a party                                                                  (G12)
     ledger     epsilon of labels and of rows, each composed over all parties at one delta                       (G7)
 
 Each control is the same check on the same facts with a breach planted: a kind that was not declared, one byte more,
@@ -115,6 +116,28 @@ def _leaking(facts: Facts) -> Facts:
     party = facts.parties[0]
     planted = (*facts.dependencies[party], "activation:somebody else")
     return facts.model_copy(update={"dependencies": {**facts.dependencies, party: planted}})
+
+
+def local_loss(facts: Facts) -> tuple[Check, ...]:
+    """Was each party spared cotangents, and with them any steering by the composer? One check for each that was."""
+    planted = Crossing(party=facts.parties[0], direction="down", kind="COTANGENT", frames=1, bytes=100)
+    steered = facts.model_copy(update={"crossed": (*facts.crossed, planted)})
+    control = steered.frames(facts.parties[0], Kind.COTANGENT) > facts.frames(facts.parties[0], Kind.COTANGENT)
+    return tuple(
+        check(
+            "local-loss",
+            facts,
+            "G12",
+            "exact",
+            subject=party,
+            passed=True,
+            control=control,
+            found={"cotangents": 0},
+            says=f"No cotangent ever reached party '{party}'.",
+        )
+        for party in facts.parties
+        if facts.frames(party, Kind.COTANGENT) == 0
+    )
 
 
 def ledger(facts: Facts, delta: float = DELTA) -> tuple[Check, Check]:

@@ -13,7 +13,7 @@ import math
 
 from pydantic import Field, JsonValue
 
-from quiltwork.audit.facts import Fixed, digest_of
+from quiltwork.audit.facts import Facts, Fixed, digest_of
 
 _Z = 1.959963984540054
 
@@ -33,6 +33,7 @@ class Attack(Fixed):
         high: its upper end.
         cases: on how many cases.
         further: other numbers, by name.
+        run: fingerprint of the run that was attacked; "" before `on`.
     """
 
     name: str
@@ -46,6 +47,11 @@ class Attack(Fixed):
     high: float | None = None
     cases: int
     further: dict[str, JsonValue] = Field(default_factory=dict)
+    run: str = ""
+
+    def on(self, facts: Facts) -> Attack:
+        """The same, as an attack on the run with these facts."""
+        return self.model_copy(update={"run": facts.fingerprint})
 
     @property
     def digest(self) -> str:
