@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -287,6 +288,22 @@ def test_rows_that_do_not_match_are_refused_by_party_and_row(tmp_path: Path) -> 
     table_csv(tmp_path / "shop.csv", ["c0000", "stranger", "c0001"], table)
     said = refused(*train, names=("row 2 of party 'shop'", "'bank'")).err
     assert "stranger" not in said
+
+
+def test_common_cases_are_kept_where_the_plan_asks_for_them(tmp_path: Path) -> None:
+    words = replace(plan(tmp_path, additive(80), epochs=1), ('id = "case"', 'id = "case"\nalign = "common"'))
+    shop = (tmp_path / "shop.csv").read_text().splitlines()
+    (tmp_path / "shop.csv").write_text("\n".join(shop[:61]) + "\n")
+    train = ("split", "train", words, "--out", tmp_path / "run")
+    try:
+        importlib.import_module("private_set_intersection.python")
+    except ImportError:
+        refused(*train, names="private set intersection", mend="quiltwork[align]")
+    else:
+        done(*train)
+        assert json.loads((tmp_path / "run" / "run.json").read_text())["cases"] == [60, 12]
+    replace(words, ('id = "case"\n', ""))
+    refused("split", "train", words, "--out", tmp_path / "two", names="needs id")
 
 
 def test_without_ids_unequal_counts_are_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A plan of split learning: who holds what, what learns there, and how; a TOML file under a strict schema.
 
     id = "case"                                column of row ids in every file; left out, rows are taken in their order
+    align = "same"                             or "common": the cases that all have, by private set intersection
 
     [labels]
     files = ["labels.csv"]                     paths are relative to the plan's directory
@@ -136,6 +137,7 @@ class Plan(Part):
     """A whole plan."""
 
     id: str | None = None
+    align: Literal["same", "common"] = "same"
     labels: LabelsPart
     parties: Annotated[dict[str, PartyPart], Field(min_length=1)]
     composer: ComposerPart = ComposerPart()
@@ -153,6 +155,8 @@ class Plan(Part):
     def _fits(self) -> Plan:
         if self.labels.party in self.parties:
             raise ValueError(f"labels.party '{self.labels.party}' has a component too; name the label party otherwise")
+        if self.align == "common" and self.id is None:
+            raise ValueError("align = 'common' needs id, the column of row ids")
         if self.training.mode == "joint" and (self.composer.outputs or self.composer.floor):
             raise ValueError("composer.outputs and composer.floor are of isolated mode")
         if self.labels.task == "regression" and self.composer.outputs == "product":

@@ -88,15 +88,14 @@ def _aligned(
     plan: Plan, note: RunNote, given: dict[str, list[Path]]
 ) -> tuple[dict[str, NDArray[np.float64]], list[str] | None]:
     """The tables of the parties that are up, in one order, and the ids."""
-    from quiltwork.cli.split.rows import agreed, read_columns
-    from quiltwork.party.alignment import SameRows
+    from quiltwork.cli.split.rows import agreed, linkage, read_columns
 
     read: dict[str, Columns] = {}
     for party, files in sorted(given.items()):
         part = plan.parties[party].model_copy(update={"files": [str(file) for file in files]})
         read[party] = read_columns(part, plan.id, Path(), note.columns[party])
     counts = {party: len(table.values) for party, table in read.items()}
-    order = agreed(counts, {party: table.ids for party, table in read.items()}, SameRows())
+    order = agreed(counts, {party: table.ids for party, table in read.items()}, linkage(plan))
     first = next(iter(read))
     own = read[first].ids
     ids = [own[row] for row in order[first]] if own is not None else None

@@ -21,6 +21,7 @@ from torch import Tensor
 from quiltwork.cli.split.plan import LabelsPart, PartyPart, Plan
 from quiltwork.errors import FragmentError, InvalidOption
 from quiltwork.party.alignment import Linkage, SameRows, require_equal_counts
+from quiltwork.party.intersection import CommonRows
 from quiltwork.party.sheets import Sheet
 from quiltwork.party.table import open_table
 
@@ -85,7 +86,7 @@ def read_cases(plan: Plan, root: Path) -> Cases:
     _require_no_label(plan, tables, root)
     counts = {party: len(table.values) for party, table in tables.items()} | {_LABELS: len(words)}
     ids = {party: table.ids for party, table in tables.items()} | {_LABELS: label_ids}
-    order = agreed(counts, ids, SameRows())
+    order = agreed(counts, ids, linkage(plan))
     fragments = {party: table.values[order[party]].astype(np.float32) for party, table in tables.items()}
     labels, classes, centre, scale = _labels(plan.labels, [words[i] for i in order[_LABELS]])
     return Cases(
@@ -134,6 +135,11 @@ def agreed(
         return rule.positions(known)
     require_equal_counts(counts)
     return {party: np.arange(count, dtype=np.int64) for party, count in counts.items()}
+
+
+def linkage(plan: Plan) -> Linkage:
+    """How the plan wants rows matched."""
+    return CommonRows() if plan.align == "common" else SameRows()
 
 
 def _label_words(part: LabelsPart, id_column: str | None, root: Path) -> tuple[list[str], tuple[str, ...] | None]:
