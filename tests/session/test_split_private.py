@@ -10,15 +10,19 @@ import torch
 from split_parties import ADAM, WIDTH, fragments, modes, start
 from torch import Tensor
 
+from quiltwork.errors import InvalidOption
 from quiltwork.models.split.component import Component
 from quiltwork.models.split.composers import mlp
 from quiltwork.models.split.released import released_target
 from quiltwork.models.split.targets import ClassTarget
 from quiltwork.privacy.labels import RandomisedResponse
+from quiltwork.privacy.ledger import Ledger
 from quiltwork.session.channel import LocalChannel
 from quiltwork.session.frames import Kind, Message
 from quiltwork.session.split.component_node import ComponentNode
+from quiltwork.session.split.estimators import SplitClassifier
 from quiltwork.session.split.labels import OwnLabels
+from quiltwork.session.split.records import Events
 from quiltwork.session.split.run import SplitRun
 from quiltwork.session.split.schedule import Schedule
 from quiltwork.session.split.words import component_terms
@@ -110,3 +114,31 @@ def test_the_prior_behind_released_labels_is_found() -> None:
     released = RandomisedResponse(3, 1.0).release(truth, rng=np.random.default_rng(0))
     assert released_target(released).prior().numpy() == pytest.approx([0.7, 0.25, 0.05], abs=0.03)
     assert (np.bincount(released.labels) / 20_000)[2] > 0.2, "the released frequencies are far from it"
+
+
+# The estimator
+
+
+def test_the_classifier_takes_released_labels_and_records_their_event() -> None:
+    data, labels = fragments(2, 600)
+    given = {party: rows.numpy()[:400] for party, rows in data.items()}
+    new = {party: rows.numpy()[400:] for party, rows in data.items()}
+    released = RandomisedResponse(3, 2.0).release(labels.numpy()[:400], rng=np.random.default_rng(0))
+    fit = SplitClassifier("isolated", epochs=8, width=4, hidden=(8,)).fit(given, released)
+    assert fit.score(new, labels[400:].numpy()) > 0.7
+    records = fit.run_.records()
+    assert records.events == (Events("composer", (released.event,)),)
+    books = Ledger({e.party: e.events for e in records.events}, records.parties, ("composer",))  # type: ignore[misc]
+    assert books.price("label", delta=0) == pytest.approx(2.0)
+
+
+def test_the_classifier_refuses_rows_without_a_label_and_stacking_on_released_ones() -> None:
+    data, labels = fragments(2, 60)
+    given = {party: rows.numpy() for party, rows in data.items()}
+    response = RandomisedResponse(3, 2.0)
+    with pytest.raises(InvalidOption, match="randomised labels"):
+        SplitClassifier().fit(given, response.release(np.full(60, -1)))
+    with pytest.raises(InvalidOption, match="randomised labels"):
+        SplitClassifier(outputs="stacked").fit(given, response.release(labels.numpy()))
+    with pytest.raises(InvalidOption, match="one label a row"):
+        SplitClassifier().fit(given, response.release(labels.numpy()[:10]))

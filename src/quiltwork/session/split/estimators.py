@@ -46,8 +46,10 @@ from torch import Tensor, nn
 from quiltwork.errors import InvalidOption, TableMismatch
 from quiltwork.models.split.component import Component, OptimiserPlan
 from quiltwork.models.split.composers import Concatenated, Standardised, mlp
+from quiltwork.models.split.released import released_target
 from quiltwork.models.split.seeds import seed_of
 from quiltwork.models.split.targets import ClassTarget, NumberTarget
+from quiltwork.privacy.labels import ReleasedLabels
 from quiltwork.session.channel import LocalChannel
 from quiltwork.session.split.comparison import alone
 from quiltwork.session.split.component_node import ComponentNode
@@ -56,6 +58,7 @@ from quiltwork.session.split.joint import Joint
 from quiltwork.session.split.labels import OwnLabels
 from quiltwork.session.split.mode import Mode
 from quiltwork.session.split.outputs import Composition, Mean, Median, Product
+from quiltwork.session.split.records import Events
 from quiltwork.session.split.run import SplitRun
 from quiltwork.session.split.schedule import Schedule
 from quiltwork.session.split.stacking import Stacked
@@ -115,7 +118,13 @@ class SplitEstimator(BaseEstimator):
         del self.columns_in_[party]
         return self
 
-    def _fit(self, given: Mapping[str, NDArray[np.float64]], target: ClassTarget | NumberTarget, y: Tensor) -> None:
+    def _fit(
+        self,
+        given: Mapping[str, NDArray[np.float64]],
+        target: ClassTarget | NumberTarget,
+        y: Tensor,
+        events: Sequence[Events] = (),
+    ) -> None:
         self._require_options()
         train, held = self._parted(len(y))
         data = {party: tensor(table) for party, table in given.items()}
@@ -125,7 +134,14 @@ class SplitEstimator(BaseEstimator):
         schedule = Schedule(train, self.batch_size, self.epochs, self.seed, self.absence)
         widths = dict.fromkeys(data, self.width)
         self.run_ = SplitRun(
-            channel, mode, OwnLabels(target), schedule, widths, precision=self.precision, stale=self.stale
+            channel,
+            mode,
+            OwnLabels(target),
+            schedule,
+            widths,
+            precision=self.precision,
+            stale=self.stale,
+            events=events,
         )
         self.columns_in_ = {party: table.shape[1] for party, table in given.items()}
         self.run_.train()
@@ -234,19 +250,37 @@ class SplitClassifier(SplitEstimator):
         columns_in_: number of columns, by party.
     """
 
-    def fit(self, X: Mapping[str, Any], y: ArrayLike) -> Self:  # noqa: N803 - scikit-learn's name
+    def fit(self, X: Mapping[str, Any], y: ArrayLike | ReleasedLabels) -> Self:  # noqa: N803 - scikit-learn's name
         """Learn from tables ``{party: [n, p]}`` and labels ``[n]``.
+
+        Labels may be randomised ones (`quiltwork.privacy.labels`): the true classes are then learned from them, the
+        run's records hold the event, and ``classes_`` are 0 ... k - 1.
 
         Raises:
             InvalidOption: tables, labels or parameters that cannot be used (a ValueError).
             TableMismatch: unequal numbers of rows.
         """
-        given, labels = tables(X), _labels(y, X)
+        given = tables(X)
+        if isinstance(y, ReleasedLabels):
+            return self._fit_released(given, y)
+        labels = _labels(y, X)
         self.classes_, codes = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise InvalidOption("labels", why="they are of one class", mend="Give rows of two classes at least.")
         numbers = torch.from_numpy(codes.astype(np.int64))
         self._fit(given, ClassTarget(numbers, len(self.classes_)), numbers)
+        return self
+
+    def _fit_released(self, given: Mapping[str, NDArray[np.float64]], released: ReleasedLabels) -> Self:
+        numbers = torch.from_numpy(_labels(released.labels, given).copy())
+        if bool((numbers < 0).any()) or self.outputs == "stacked":
+            raise InvalidOption(
+                "randomised labels",
+                why="some rows have none, or stacking would take them for the true ones",
+                mend="Leave those rows out, and choose another composition.",
+            )
+        self.classes_ = np.arange(released.event.classes)
+        self._fit(given, released_target(released), numbers, [Events("composer", (released.event,))])
         return self
 
     def predict_log_proba(self, X: Mapping[str, Any]) -> NDArray[np.float64]:  # noqa: N803
