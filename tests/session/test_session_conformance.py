@@ -1,7 +1,8 @@
-"""What every backend of the channel must do, held against both; and what processes add."""
+"""What every backend of the channel must do, held against each; and what processes add."""
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import pytest
 from session_starts import KINDS, TERMS, Begin
 
 from quiltwork.errors import AlteredFrame, InvalidOption, LostParty
-from quiltwork.session.channel import Channel, LocalChannel
+from quiltwork.session.channel import Channel, ComposerEnd, LocalChannel
+from quiltwork.session.flower import FlowerChannel, rehearsal
 from quiltwork.session.frames import Kind, Message, frame_bytes
 from quiltwork.session.process import ProcessChannel, Sealing
 
@@ -29,7 +31,25 @@ def processes(**kinds: str) -> Channel:
     return ProcessChannel({p: Begin(k) for p, k in kinds.items()}, dict.fromkeys(kinds, TERMS), timeout=20)
 
 
-@pytest.fixture(params=[local, processes], ids=["local", "processes"])
+def flower(**kinds: str) -> Channel:
+    return rehearsal({p: KINDS[k]() for p, k in kinds.items()}, dict.fromkeys(kinds, TERMS), timeout=20)
+
+
+def far_end(channel: Channel, party: str) -> ComposerEnd:
+    """Where all frames of a pair pass, whatever carries them."""
+    if isinstance(channel, LocalChannel):
+        return channel._near[party]
+    if isinstance(channel, ProcessChannel):
+        return channel._pairs[party]._end
+    assert isinstance(channel, FlowerChannel)
+    return channel._pairs[party].end
+
+
+NO_FLOWER = pytest.mark.skipif(importlib.util.find_spec("flwr") is None, reason="flwr is not installed")
+BACKENDS = [local, processes, pytest.param(flower, marks=NO_FLOWER)]
+
+
+@pytest.fixture(params=BACKENDS, ids=["local", "processes", "flower"])
 def begin(request: pytest.FixtureRequest) -> Iterator[Open]:
     opened: list[Channel] = []
 
@@ -112,6 +132,59 @@ def test_a_message_that_was_not_declared_ends_the_party(begin: Open) -> None:
     channel = begin(ash="doubling")
     with pytest.raises((AlteredFrame, LostParty)):
         channel.call("ash", Message(Kind.ACTIVATION, 0, np.ones((2, 2), np.float32)))
+
+
+def flipped(frames: list[bytes]) -> bytes:
+    return bytes([*frames[-1][:40], frames[-1][40] ^ 1, *frames[-1][41:]])
+
+
+MEDDLING: dict[str, Callable[[list[bytes]], bytes]] = {
+    "flipped": flipped,
+    "longer": lambda frames: frames[-1] + b"\0",
+    "replayed": lambda frames: frames[0],
+    "truncated": lambda frames: frames[-1][:-1],
+}
+
+
+def meddle(monkeypatch: pytest.MonkeyPatch, end: ComposerEnd, way: str, by: Callable[[list[bytes]], bytes]) -> None:
+    """Let somebody between the ends change frames from the second on."""
+    seen: list[bytes] = []
+
+    def passing(frame: bytes) -> bytes:
+        seen.append(frame)
+        return frame if len(seen) == 1 else by(seen)
+
+    seal, open_ = end.seal, end.open
+    if way == "down":
+        monkeypatch.setattr(end, "seal", lambda message: passing(seal(message)))
+    else:
+        monkeypatch.setattr(end, "open", lambda frame: open_(passing(frame)))
+
+
+@pytest.mark.parametrize("way", ["down", "up"])
+def test_somebody_in_between_is_noticed(begin: Open, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = begin(**dict.fromkeys((*MEDDLING, "honest"), "doubling"))
+    for party in channel.nodes():
+        meddle(monkeypatch, far_end(channel, party), way, MEDDLING.get(party, lambda frames: frames[-1]))
+        assert content(channel.call(party, said([1], 0))) == [2]
+    for party in MEDDLING:
+        with pytest.raises(AlteredFrame if way == "up" else (AlteredFrame, LostParty)):
+            channel.call(party, said([3], 1))
+        assert channel.log.frames[party, "up", Kind.ACTIVATION] == 1
+    # negative control: the same detour without a change
+    assert content(channel.call("honest", said([3], 1))) == [6]
+
+
+def test_nothing_crosses_but_what_is_declared(begin: Open) -> None:
+    channel = begin(ash="doubling")
+    channel.call("ash", said([1, 2]))
+    with pytest.raises(LostParty):
+        channel.call("ash", Message(Kind.LOCAL, 1))
+    allowed = {("down", kind) for kind in TERMS.down} | {("up", kind) for kind in TERMS.up}
+    assert {(way, kind) for _, way, kind in channel.log.frames} <= allowed
+    for (_, way, kind), count in channel.log.frames.items():
+        size = {Kind.ACTIVATION: frame_bytes("float32", (2,)), Kind.LOCAL: frame_bytes(None)}
+        assert channel.log.sizes["ash", way, kind] == count * size.get(kind, frame_bytes("uint8", (1,)))
 
 
 # Processes ------------------------------------------------------------
