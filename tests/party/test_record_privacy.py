@@ -167,6 +167,36 @@ def test_the_record_is_what_the_accountant_prices() -> None:
     assert price([event], delta=1e-5) < 1.2
 
 
+def least_epsilon(noise: float, delta: float = 1e-5, runs: int = 150) -> float:
+    """A lower bound at 99.9 % from many trainings with and without one row, told apart along its gradient."""
+    fragment, labels = data(ROWS + 1)
+    fragment[ROWS], target = 5.0, ClassTarget(labels, CLASSES)
+
+    def change(noise: float, rows: int, seed: int) -> Tensor:
+        component, head = pair()
+        before = parameters(component, head)
+        plan = DPPlan(noise, batch=ROWS + 1, epochs=1, clip=0.5)
+        train_privately(component, head, fragment, target, plan, positions=range(rows), generator=generator(seed))
+        return parameters(component, head) - before
+
+    without, direction = change(NOISELESS, ROWS, 0), change(NOISELESS, ROWS + 1, 0) - change(NOISELESS, ROWS, 0)
+    scores = [
+        [float((change(noise, ROWS + present, 2 * run + present) - without) @ direction) for run in range(runs)]
+        for present in (0, 1)
+    ]
+    middle = 0.5 * float(direction @ direction)
+    found, false = (sum(score > middle for score in scores[present]) for present in (1, 0))
+    least = stats.binomtest(found, runs).proportion_ci(0.998, "exact").low
+    most = stats.binomtest(false, runs).proportion_ci(0.998, "exact").high
+    return float(np.log(max(least - delta, 1e-300) / most))
+
+
+def test_an_attack_on_one_row_stays_under_the_price_and_breaks_one_that_is_too_low() -> None:
+    priced = price([DPPlan(4.0, batch=ROWS + 1, epochs=1, clip=0.5).event(ROWS + 1)], delta=1e-5)
+    assert least_epsilon(4.0) <= priced
+    assert least_epsilon(0.4) > priced, "the attack finds noise that is ten times too small"
+
+
 # Refusals
 
 

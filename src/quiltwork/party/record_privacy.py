@@ -151,7 +151,8 @@ def train_privately(
     )
     try:
         for step in range(plan.steps(len(rows))):
-            sample = rows[torch.rand(len(rows), generator=drawn) < plan.rate(len(rows))]
+            draws = torch.rand(len(rows), generator=drawn, dtype=torch.float64)
+            sample = rows[draws < plan.rate(len(rows))]
             with component.drawing(step):
                 logits = whole(_leaf(fragment[sample]))
             logits.backward(_summed(target, logits.detach(), sample))
