@@ -3,7 +3,7 @@
     python examples/split_quadrants.py [DIRECTORY]
 
 Writes each owner's columns, the labels and a plan, then runs `quiltwork split train`, `predict` with one owner down,
-and `audit --retrain`, which trains again and replaces the others' quadrants by noise. The directory is a temporary one
+and `audit --retrain`, which trains again, with noise for the others' quadrants too. The directory is a temporary one
 if none is given.
 """
 
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +41,10 @@ def main(place: Path, epochs: int = 20) -> None:
         quiltwork("predict", place, "--run", place / "run", *up, "--quorum", 3, "--out", place / "read.csv")
         right = np.mean([int(row["likeliest"]) == digits[int(row["id"])] for row in read(place / "read.csv")])
         print(f"{down[0] if down else 'nobody'} down: {right:.3f} of new images are read right")
-    for finding in quiltwork("audit", place, "--run", place / "run", "--retrain")["findings"]:
-        print(f"{finding['status']:>10}: {finding['claim']}")
+    audit = quiltwork("audit", place, "--run", place / "run", "--retrain")
+    for standing in audit["certificate"]["standings"]:
+        title = audit["guarantees"][standing["number"]]["title"]
+        print(f"{'held' if standing['held'] else 'not held'}: {standing['number']} {title}")
 
 
 def quadrant(cases: NDArray[np.float64], owner: str, rows: range) -> list[list[object]]:
@@ -67,7 +70,7 @@ held_out = 0.15
 """
 
 
-def quiltwork(verb: str, place: Path, *arguments: object) -> dict[str, object]:
+def quiltwork(verb: str, place: Path, *arguments: object) -> dict[str, Any]:
     words = [sys.executable, "-m", "quiltwork", "split", verb, place / "plan.toml", *arguments, "--json"]
     done = subprocess.run([str(word) for word in words], check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout)

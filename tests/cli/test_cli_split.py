@@ -15,6 +15,8 @@ from cli_runner import done, files, misused, refused
 from cli_runner import run as outcome_of
 from cli_split import additive, plan, table_csv, write_csv, xor
 
+from quiltwork.audit.certificate import read_certificate
+from quiltwork.audit.facts import Facts, read_facts
 from quiltwork.models.split.component import OptimiserPlan
 from quiltwork.session.split.estimators import SplitClassifier
 
@@ -62,7 +64,7 @@ def test_components_are_those_of_the_estimator(isolated: tuple[Path, Path]) -> N
     estimator = SplitClassifier(
         width=4, hidden=[8], epochs=8, batch_size=32, seed=3, held_out=0.2, optimiser=OptimiserPlan("adam", 1e-2)
     ).fit(rounded, labels)
-    digests = json.loads((isolated[1] / "records.json").read_text())["digests"]
+    digests = facts(isolated[1]).digests
     assert {p: digests[p] for p in tables} == {p: estimator.run_.digests()[p] for p in tables}
 
 
@@ -79,14 +81,18 @@ def test_isolated_mode_says_where_no_fragment_tells_the_label(tmp_path: Path) ->
     outcome = done("split", "train", words, "--out", tmp_path / "run", "--json")
     assert "no fragment alone tells the label" in outcome.json["warnings"][0]
     assert outcome.json["scores"]["composed"] < 0.75
-    told = done("split", "audit", words, "--run", tmp_path / "run", "--json").json
-    assert told["warnings"] == outcome.json["warnings"]
+    done("split", "audit", words, "--run", tmp_path / "run")
+    assert "**Noticed:** no fragment alone tells" in (tmp_path / "run" / "certificate.md").read_text()
 
 
 def test_joint_mode_learns_it(joint: tuple[Path, Path]) -> None:
     scores = json.loads((joint[1] / "run.json").read_text())["scores"]
     assert scores == {"composed": 1.0}
-    assert json.loads((joint[1] / "records.json").read_text())["warnings"] == []
+    assert facts(joint[1]).warnings == ()
+
+
+def facts(run: Path) -> Facts:
+    return read_facts((run / "records.json").read_text())
 
 
 def predictions(words: Path, run: Path, place: Path, *more: object) -> dict[str, dict[str, str]]:
@@ -133,41 +139,53 @@ def test_a_party_of_another_plan_or_other_columns_is_refused(isolated: tuple[Pat
     refused(*predict, "--data", f"bank={tmp_path / 'other.csv'}", names=("other.csv", "x1"))
 
 
-def statuses(document: dict[str, list[dict[str, str]]]) -> dict[str, str]:
-    return {finding["claim"]: finding["status"] for finding in document["findings"]}
+def standings(words: Path, run: Path, *more: object) -> dict[str, tuple[bool, str]]:
+    found = done("split", "audit", words, "--run", run, "--json", *more).json["certificate"]["standings"]
+    return {one["number"]: (one["held"], one["why"]) for one in found}
+
+
+def test_audit_from_records_alone(isolated: tuple[Path, Path]) -> None:
+    found = standings(*isolated)
+    assert found["G10"][0]
+    assert not found["G1"][0]
+    assert not found["G2"][0]
+    assert "swap" in found["G2"][1]
 
 
 def test_audit_by_training_again(isolated: tuple[Path, Path], joint: tuple[Path, Path], tmp_path: Path) -> None:
-    for (words, run), swap in ((isolated, "held"), (joint, "not held")):
-        found = statuses(done("split", "audit", words, "--run", run, "--retrain", "--json", "--out", tmp_path).json)
-        assert found["Training again gives the same components, bit for bit."] == "held"
-        assert found["Replace all other fragments by noise, and a party's component comes out the same."] == swap
-        assert found["What a party receives tells nothing of the other parties' fragments."] == swap
-        assert found["The bytes that crossed are those of the formula, no more and no fewer."] == "held"
-        assert found["A party's process can open its own fragment only."] == "not held"
-        assert "not sealed: bank, shop" in (tmp_path / "certificate.md").read_text()
+    found = standings(*isolated, "--retrain", "--out", tmp_path)
+    assert found["G2"][0], found["G2"]
+    certificate = read_certificate((tmp_path / "certificate.json").read_text())
+    assert {c.subject for c in certificate.checks if c.name == "swap" and c.holds} == {"bank", "shop"}
+    assert "| G2 | Full non-interference" in (tmp_path / "certificate.md").read_text()
+    found = standings(*joint, "--retrain", "--out", tmp_path)
+    assert found["G0"][0], found["G0"]
+    assert not found["G2"][0]
 
 
-def test_audit_notices_states_and_logs_that_were_changed(isolated: tuple[Path, Path], tmp_path: Path) -> None:
+def test_audit_refuses_states_and_records_that_were_changed(isolated: tuple[Path, Path], tmp_path: Path) -> None:
     words, run = isolated
+    audit = ("split", "audit", words, "--run", tmp_path / "run")
     shutil.copytree(run, tmp_path / "run")
     first, second = (tmp_path / "run" / "components" / f"{p}.safetensors" for p in ("bank", "shop"))
     first.write_bytes(second.read_bytes())
-    records = json.loads((tmp_path / "run" / "records.json").read_text())
-    records["log"][0]["bytes"] += 1
-    (tmp_path / "run" / "records.json").write_text(json.dumps(records))
-    found = statuses(done("split", "audit", words, "--run", tmp_path / "run", "--json").json)
-    assert found["The states in the run directory are those that were trained."] == "not held"
-    assert found["The bytes that crossed are those of the formula, no more and no fewer."] == "not held"
-    assert found["Training again gives the same components; the others' fragments do not change them."] == "not tested"
+    refused(*audit, names=("component 'bank'", "another digest"))
+    replace(tmp_path / "run" / "records.json", ('"rounds":48', '"rounds":49'))
+    refused(*audit, names="fingerprint")
+
+
+def test_audit_by_training_again_notices_other_files(tmp_path: Path) -> None:
+    words = plan(tmp_path, additive(40), epochs=1)
+    done("split", "train", words, "--out", tmp_path / "run")
+    plan(tmp_path, xor(40), epochs=1)
+    refused("split", "audit", words, "--run", tmp_path / "run", "--retrain", names="training again gives another")
 
 
 def test_the_label_party_may_be_another(tmp_path: Path) -> None:
     words = replace(plan(tmp_path, additive()), ('column = "y"', 'column = "y"\nparty = "registry"'))
     outcome = done("split", "train", words, "--out", tmp_path / "run", "--json").json
-    found = statuses(done("split", "audit", words, "--run", tmp_path / "run", "--json").json)
-    assert found["The bytes that crossed are those of the formula, no more and no fewer."] == "held"
-    assert json.loads((tmp_path / "run" / "records.json").read_text())["label_party"] == "registry"
+    assert standings(words, tmp_path / "run")["G10"][0]
+    assert facts(tmp_path / "run").label_party == "registry"
     other = plan(tmp_path, additive())
     assert done("split", "train", other, "--out", tmp_path / "two", "--json").json["digests"] == outcome["digests"]
 
@@ -205,8 +223,9 @@ def test_training_that_was_interrupted_goes_on_bit_for_bit(
     monkeypatch.setattr(Isolated, "learn", learn)
     refused(*train, names="did not end", mend="--resume")
     outcome = done(*train, "--resume", "--json").json
-    assert outcome["digests"] == json.loads((isolated[1] / "records.json").read_text())["digests"]
+    assert outcome["digests"] == facts(isolated[1]).digests
     assert not (tmp_path / "run.states").exists()
+    refused("split", "audit", words, "--run", tmp_path / "run", "--retrain", names="saved states")
 
 
 def test_states_of_another_plan_are_refused(tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def test_quadrants_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert score(said, "nobody down") > 0.85
     assert score(said, "south-east down") > 0.75
-    assert "      held: Replace all other fragments by noise, and a party's component comes out the same." in said
-    assert "  not held: A party's process can open its own fragment only." in said
+    assert "\nheld: G2 Full non-interference" in said
+    assert "\nnot held: G1 Confinement" in said
 
 
 def test_six_views_drawn_or_from_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

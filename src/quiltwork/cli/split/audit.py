@@ -10,13 +10,14 @@ import typer
 from quiltwork.cli.inputs import print_json, say
 
 NAME = "audit"
-HELP = """Say what a run kept and what it did not, with the evidence of each claim.
+PAGE = "certificate.md"
+HELP = """Say which guarantees a run holds and which it does not, with the evidence of each.
 
 Reads the records of a run directory, checks that its states are those of the records, and writes certificate.json and
-certificate.md. With --retrain it also trains again: as it was, where every component must come out the same; and once
-for each party with all other fragments replaced by noise, where in isolated mode that party's component must come out
-the same, and in joint mode it must not. That takes one training more than there are parties, and needs the files of the
-plan."""
+certificate.md. With --retrain it also trains again, from the files of the plan: as it was, where every component must
+come out the same; then in joint mode as one graph in one process, which must give the same bits, and in isolated mode
+for each party with all other fragments replaced by noise, where that party must see and become the same. Each check is
+tried on a planted breach that it must catch."""
 EXAMPLES = """Examples:
 
 `quiltwork split audit plan.toml --run run`
@@ -32,29 +33,29 @@ def run(
     trust_code: Annotated[list[str] | None, typer.Option(help="Party whose own code may run. Repeatable.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the certificate as JSON.")] = False,
 ) -> None:
-    """Say what a run kept and what it did not."""
+    """Say which guarantees a run holds and which it does not."""
     import json as jsonlib
 
-    from quiltwork.cli.split.findings import certificate, page
-    from quiltwork.cli.split.folder import CERTIFICATE, RECORDS, read_json, read_note
+    from quiltwork.audit.certificate import certify
+    from quiltwork.audit.facts import read_facts
+    from quiltwork.cli.split.folder import CERTIFICATE, RECORDS, read_document, read_note
+    from quiltwork.cli.split.page import lines, page
     from quiltwork.cli.split.plan import read_plan
-    from quiltwork.cli.split.retraining import retrained, states_as_recorded
+    from quiltwork.cli.split.retraining import checks, require_states
     from quiltwork.files import write_file
 
     words = read_plan(plan)
     note = read_note(run_, plan.read_bytes())
-    facts = read_json(run_, RECORDS)
+    facts = read_facts(read_document(run_, RECORDS))
     trusted = trust_code or []
-    tests = [states_as_recorded(run_, words, note, facts, plan.parent, trusted)]
-    if retrain:
-        tests += retrained(words, facts, plan.parent, trusted)
-    document = certificate(facts, tests, retrained=retrain)
+    require_states(run_, words, note, facts, plan.parent, trusted)
+    certificate = certify(facts, checks(words, facts, plan.parent, trusted) if retrain else [])
     place = out or run_
-    write_file(place / CERTIFICATE, jsonlib.dumps(document, indent=1, sort_keys=True, allow_nan=False))
-    write_file(place / "certificate.md", page(document))
+    write_file(place / CERTIFICATE, certificate.to_json())
+    write_file(place / PAGE, page(certificate))
     if json:
-        print_json(document)
+        print_json(jsonlib.loads(certificate.to_json()))
         return
-    for finding in document["findings"]:
-        print(f"{finding['status']:>10}  {finding['claim']}\n{'':>12}{finding['evidence']}")
-    say(f"wrote {place / CERTIFICATE} and {place / 'certificate.md'}")
+    for line in lines(certificate):
+        print(line)
+    say(f"wrote {place / CERTIFICATE} and {place / PAGE}")

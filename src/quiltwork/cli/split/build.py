@@ -106,7 +106,7 @@ def session(
     """
     train, _ = parted(plan, len(cases))
     learners = components(plan, {p: x[torch.from_numpy(train)] for p, x in cases.fragments.items()}, root, trusted)
-    target = _target(cases, train)
+    target = target_of(cases, train)
     how = plan.training
     nodes: dict[str, Node] = {}
     for party, learner in learners.items():
@@ -178,7 +178,7 @@ def _composition(plan: Plan, prior: Tensor) -> Composition:
     return Product(prior, plan.composer.floor)
 
 
-def _target(cases: Cases, train: NDArray[np.int64]) -> Target:
+def target_of(cases: Cases, train: NDArray[np.int64]) -> Target:
     """Labels of the training rows alone: those held out are marked as having none."""
     known = torch.zeros(len(cases), dtype=torch.bool)
     known[torch.from_numpy(train)] = True

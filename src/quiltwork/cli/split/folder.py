@@ -4,8 +4,9 @@
     run.json             what predicting needs beside tensors: columns, classes, prior, scale of numbers, scores
     components/NAME.safetensors    each party's component: it belongs to that party
     learners/NUMBER.safetensors    what the composer learned, in the order of run.json's ``learners``
-    records.json         the session's facts: terms, log, formula, digests, dependencies, sealing, events
-    certificate.json     what holds and what does not, computed from the records
+    records.json         the session's facts (`quiltwork.audit.facts`): words, bytes, digests, dependencies, events
+    certificate.json     which guarantees are held and which are not, computed from the records
+    losses.json          of each round, by whose they are
 
 The directory is readable by its owner alone. A component's parameters are a function of private rows.
 """
@@ -13,10 +14,8 @@ The directory is readable by its owner alone. A component's parameters are a fun
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,7 +27,7 @@ from quiltwork.models.split.component import Component
 from quiltwork.models.split.saving import load_component, save_component
 from quiltwork.session.split.mode import Mode
 
-PLAN, RUN, RECORDS, CERTIFICATE = "plan.toml", "run.json", "records.json", "certificate.json"
+PLAN, RUN, RECORDS, CERTIFICATE, LOSSES = "plan.toml", "run.json", "records.json", "certificate.json", "losses.json"
 
 
 class RunNote(BaseModel):
@@ -63,7 +62,7 @@ def write_run(
     plan_bytes: bytes,
     note: RunNote,
     learned: tuple[Mapping[str, Component], Mapping[str, Component]],
-    documents: Mapping[str, Any],
+    documents: Mapping[str, str],
 ) -> None:
     """Fill a directory; ``learned`` are the parties' components and the mode's learners, by name."""
     (place / PLAN).write_bytes(plan_bytes)
@@ -73,7 +72,7 @@ def write_run(
     for number, name in enumerate(note.learners):
         save_component(learned[1][name], place / "learners" / f"{number}.safetensors")
     for name, document in documents.items():
-        (place / name).write_text(json.dumps(document, indent=1, sort_keys=True, allow_nan=False))
+        (place / name).write_text(document)
 
 
 def plan_digest(plan_bytes: bytes) -> str:
@@ -105,14 +104,14 @@ def _read(run: Path) -> RunNote:
         ) from None
 
 
-def read_json(run: Path, name: str) -> Any:
-    """A JSON document of a run.
+def read_document(run: Path, name: str) -> str:
+    """A text of a run.
 
     Raises:
-        InvalidOption: it is not there, or no JSON.
+        InvalidOption: it is not there, or no text.
     """
     try:
-        return json.loads((run / name).read_text(encoding="utf-8"))
+        return (run / name).read_text(encoding="utf-8")
     except (OSError, ValueError):
         raise InvalidOption(
             f"'{run / name}'", why="it is not there, or damaged", mend="Name a directory that was written whole."

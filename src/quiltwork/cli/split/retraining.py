@@ -1,9 +1,9 @@
-"""Tests of a run by its digests: are the states those of the records, and does training again say the same?
+"""Checks of a run that take more runs: is it there as recorded, does it come again, what do other fragments change?
 
-    again     train(X) has every digest of the records
-    swap      train(X_i, noise elsewhere) has component i's digest, for each i: isolated mode must, joint mode must not
-
-A swap that changes nothing in joint mode would mean that the test sees nothing; it is the test's own control.
+again          train(X) has every digest of the facts; without that nothing below would say anything of this run
+equivalence    joint: the session equals one process that trains the whole graph; control: another seed
+swap           isolated: with noise for all fragments but one, that party sees and becomes the same; control: the
+               same swap where one composer learns over all, which must differ
 """
 
 from __future__ import annotations
@@ -11,56 +11,82 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from quiltwork.cli.split.build import session
-from quiltwork.cli.split.findings import Finding
+from quiltwork.audit.check import Check
+from quiltwork.audit.facts import Facts, facts_of
+from quiltwork.audit.reruns import equivalence, swap
+from quiltwork.cli.split.build import components, mode, parted, session, target_of
 from quiltwork.cli.split.folder import RunNote, restored_component, restored_mode
-from quiltwork.cli.split.plan import Plan
+from quiltwork.cli.split.plan import ComposerPart, Plan
 from quiltwork.cli.split.rows import Cases, read_cases
+from quiltwork.cli.split.scores import held_out_scores
+from quiltwork.errors import AlteredRecords, InvalidOption
 from quiltwork.models.split.seeds import seed_of
+from quiltwork.session.split.one_process import train_whole
+from quiltwork.session.split.schedule import Schedule
 
-_MISTAKES = "our own mistakes, and other machines' arithmetic"
 
+def require_states(run: Path, plan: Plan, note: RunNote, facts: Facts, root: Path, trusted: Collection[str]) -> None:
+    """Refuse a run directory whose states are not those of its facts.
 
-def states_as_recorded(
-    run: Path, plan: Plan, note: RunNote, facts: Mapping[str, Any], root: Path, trusted: Collection[str]
-) -> Finding:
-    """Whether every state in a run directory has the digest that the records name."""
-    found = {p: restored_component(run, plan, note, p, root, list(trusted)).digest() for p in facts["parties"]}
+    Raises:
+        AlteredRecords: the first whose digest is another.
+    """
+    found = {p: restored_component(run, plan, note, p, root, list(trusted)).digest() for p in facts.parties}
     found |= {name: learner.digest() for name, learner in restored_mode(run, plan, note).learners().items()}
-    changed = sorted(name for name in {*found, *facts["digests"]} if found.get(name) != facts["digests"].get(name))
-    return Finding(
-        "The states in the run directory are those that were trained.",
-        "whoever can write to it, but not to its records",
-        "not held" if changed else "held",
-        f"the digest of '{changed[0]}' is another" if changed else f"{len(found)} digests are those of the records",
-    )
+    _require_same(facts, found, "the state in the run directory has another digest", "Restore the run directory.")
 
 
-def retrained(plan: Plan, facts: Mapping[str, Any], root: Path, trusted: Collection[str]) -> list[Finding]:
-    """Train again as it was, and once for each party with all other fragments replaced by noise."""
+def checks(plan: Plan, facts: Facts, root: Path, trusted: Collection[str]) -> list[Check]:
+    """Train again, and judge.
+
+    Raises:
+        AlteredRecords: training again gives something else than the run.
+        InvalidOption: the run kept states, so that its transcripts are not those of one that was not interrupted.
+    """
+    if any(crossing.kind == "STATE" for crossing in facts.crossed):
+        raise InvalidOption(
+            "training again",
+            why="the run saved states on its way, so more was said than a run from start to end says",
+            mend="Audit a run that was trained without --save-every.",
+        )
     cases = read_cases(plan, root)
-    found = _digests(plan, cases, root, trusted)
-    changed = sorted(name for name, digest in facts["digests"].items() if found.get(name) != digest)
-    again = Finding(
-        "Training again gives the same components, bit for bit.",
-        _MISTAKES,
-        "not held" if changed else "held",
-        f"the digest of '{changed[0]}' is another" if changed else f"{len(found)} digests are the same",
-    )
-    moved = [p for p in facts["parties"] if _digests(plan, _swapped(cases, p, plan), root, trusted)[p] != found[p]]
-    swap = Finding(
-        "Replace all other fragments by noise, and a party's component comes out the same.",
-        "a curious party, or a mistake that lets one fragment into another's training",
-        "not held" if moved else "held",
-        f"the components of {', '.join(moved)} come out differently"
-        if moved
-        else f"the digests of {', '.join(facts['parties'])} are the same",
-    )
-    return [again, swap]
+    again = _facts(plan, cases, root, trusted)
+    _require_same(
+        facts, again.digests, "training again gives another",
+        "Use the files, the machine and the number of threads of the run.",
+    )  # fmt: skip
+    if plan.training.mode == "isolated":
+        return [_swap(plan, facts, cases, party, root, trusted) for party in facts.parties]
+    how = plan.training
+    comparable = how.precision == "float32" and not how.stale and not how.absence
+    return [_equivalence(plan, facts, cases, root, trusted)] if comparable else []
+
+
+def _swap(plan: Plan, facts: Facts, cases: Cases, party: str, root: Path, trusted: Collection[str]) -> Check:
+    others = _swapped(cases, party, plan)
+    joint = plan.training.model_copy(update={"mode": "joint"})
+    leaking = plan.model_copy(update={"training": joint, "composer": ComposerPart()})
+    return swap(facts, party, _facts(plan, others, root, trusted), _facts(leaking, others, root, trusted))
+
+
+def _equivalence(plan: Plan, facts: Facts, cases: Cases, root: Path, trusted: Collection[str]) -> Check:
+    other = plan.training.model_copy(update={"seed": plan.training.seed + 1})
+    control = _whole(plan.model_copy(update={"training": other}), cases, root, trusted)
+    return equivalence(facts, _whole(plan, cases, root, trusted), control)
+
+
+def _whole(plan: Plan, cases: Cases, root: Path, trusted: Collection[str]) -> Mapping[str, str]:
+    """Digests of training everything as one graph in this process."""
+    train, _ = parted(plan, len(cases))
+    learners = components(plan, {p: x[torch.from_numpy(train)] for p, x in cases.fragments.items()}, root, trusted)
+    target = target_of(cases, train)
+    (composer,) = mode(plan, target.outputs, torch.ones(target.outputs)).learners().values()
+    how = plan.training
+    train_whole(learners, composer, cases.fragments, target, Schedule(train, how.batch_size, how.epochs, how.seed))
+    return {name: learner.digest() for name, learner in (learners | {composer.name: composer}).items()}
 
 
 def _swapped(cases: Cases, party: str, plan: Plan) -> Cases:
@@ -73,7 +99,15 @@ def _swapped(cases: Cases, party: str, plan: Plan) -> Cases:
     return replace(cases, fragments=fragments)
 
 
-def _digests(plan: Plan, cases: Cases, root: Path, trusted: Collection[str]) -> dict[str, str]:
+def _facts(plan: Plan, cases: Cases, root: Path, trusted: Collection[str]) -> Facts:
+    """A run in which the same is asked of everybody as `quiltwork split train` asks."""
     live = session(plan, cases, root, trusted=trusted).run
     live.train()
-    return live.digests()
+    held_out_scores(plan, cases, live)
+    return facts_of(live.records())
+
+
+def _require_same(facts: Facts, found: Mapping[str, str], why: str, mend: str) -> None:
+    changed = sorted(name for name in {*found, *facts.digests} if found.get(name) != facts.digests.get(name))
+    if changed:
+        raise AlteredRecords(f"component '{changed[0]}'", why=f"{why} than the records say", mend=mend)

@@ -98,26 +98,33 @@ def _states(out: Path, plan: bytes, resume: bool) -> Path:
 
 def _written(plan: Plan, plan_bytes: bytes, cases: Cases, started: Started, out: Path) -> dict[str, object]:
     """Judge, record and write a finished run; what the command prints."""
-    from quiltwork.cli.split.facts import facts
-    from quiltwork.cli.split.findings import certificate
-    from quiltwork.cli.split.folder import CERTIFICATE, RECORDS, RunNote, plan_digest, write_run
+    import json as jsonlib
+
+    from quiltwork.audit.certificate import certify
+    from quiltwork.audit.facts import facts_of
+    from quiltwork.cli.split.folder import CERTIFICATE, LOSSES, RECORDS, RunNote, plan_digest, write_run
     from quiltwork.cli.split.scores import held_out_scores
     from quiltwork.files import new_directory
 
     live = started.run
     scores, held = held_out_scores(plan, cases, live)
-    records = facts(live.records())
+    facts = facts_of(live.records())
     learners = live.mode.learners()
     note = RunNote(
         plan=plan_digest(plan_bytes), columns=dict(cases.columns), classes=cases.classes, prior=_prior(live),
         centre=cases.centre, scale=cases.scale, learners=tuple(learners), cases=(len(cases), held), scores=scores,
     )  # fmt: skip
-    documents = {RECORDS: records, CERTIFICATE: certificate(records, [], retrained=False)}
+    certificate = certify(facts)
+    losses = jsonlib.dumps([dict(loss) for loss in live.losses], allow_nan=False)
+    documents = {RECORDS: facts.to_json(), CERTIFICATE: certificate.to_json(), LOSSES: losses}
     with new_directory(out, private=True) as place:
         write_run(place, plan_bytes, note, (started.components, learners), documents)
     live.close()
-    names = ("mode", "parties", "rounds", "digests", "warnings")
-    return {"path": str(out), "scores": scores} | {name: records[name] for name in names}
+    return {
+        "path": str(out), "scores": scores, "mode": facts.mode, "parties": list(facts.parties), "rounds": facts.rounds,
+        "digests": facts.digests, "warnings": list(facts.warnings), "held": list(certificate.held),
+        "not_held": list(certificate.not_held),
+    }  # fmt: skip
 
 
 def _prior(live: SplitRun) -> tuple[float, ...]:
