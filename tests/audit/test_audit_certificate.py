@@ -33,13 +33,16 @@ def certificate() -> Certificate:
     )
     facts = facts_of(run.records())
     replays = [replay(facts, tape, p, lambda p=p: alone(p, data[p]), sealing="landlock") for p in data]  # type: ignore[misc]
-    noisy = noise_for_others(data, "p1")
     others = {"sealing": dict.fromkeys(data, "landlock"), "events": [Events("composer", (RESPONSE,))]}
-    swapped = swap(facts, "p1", finished("isolated", noisy, labels, **others), finished("joint", noisy, labels))
+    swaps = []
+    for party in data:
+        noisy = noise_for_others(data, party)
+        again = finished("isolated", noisy, labels, **others)
+        swaps.append(swap(facts, party, again, finished("joint", noisy, labels)))
     lessons = tape.lessons("p0")
     truth = labels.numpy()[lessons.rows]
     attack = label_recovery("p0", lessons.cotangents, truth, data["p0"].numpy()[lessons.rows]).on(facts)
-    return certify(facts, [*replays, swapped], [attack], tape=tape)
+    return certify(facts, [*replays, *swaps], [attack], tape=tape)
 
 
 def test_what_was_shown_is_held_and_nothing_else(certificate: Certificate) -> None:
@@ -47,6 +50,7 @@ def test_what_was_shown_is_held_and_nothing_else(certificate: Certificate) -> No
     assert certificate.not_held == ("G0", "G4", "G5", "G6", "G7b", "G7c", "G8", "G9", "G11", "G12")
     assert [s.number for s in certificate.standings] == [g.number for g in GUARANTEES]
     assert certificate.standing("G9").why == "not checked: opt-out was not run"
+    assert certificate.standing("G6").why.startswith("check 'masked-sum' found a breach")
     assert "no training of one graph" in certificate.standing("G0").why
     assert "not built" in certificate.standing("G7c").why
 
@@ -74,6 +78,7 @@ def spoiled(found: Certificate, name: str, **changes: Any) -> Certificate:
         ("replay", "G1", {"control": None}, "no breach was planted"),
         ("replay", "G1", {"subject": "p0"}, "not checked for party p1, p2"),
         ("swap", "G2", {"passed": False}, "found a breach"),
+        ("swap", "G2", {"subject": "p2"}, "not checked for party p0, p1"),
     ],
 )
 def test_a_guarantee_falls_with_any_of_its_checks(

@@ -58,7 +58,7 @@ GUARANTEES: tuple[Guarantee, ...] = (
             "program": "each cotangent is a likelihood given all other operands",
         },
         needs=(("inputs",), ("swap",)),
-        each=False,
+        each=True,
     ),
     Guarantee(
         "G3",

@@ -111,7 +111,9 @@ def _missing(guarantee: Guarantee, facts: Facts, checks: Sequence[Check], attack
         if not ran:
             yield f"not checked: {' or '.join(group)} was not run"
         yield from (_void(c) for c in ran if c.passed and not c.holds)
-        if guarantee.each and (left := sorted(set(facts.parties) - {c.subject for c in ran})):
+        subjects = {c.subject for c in ran}
+        left = [] if "" in subjects else sorted(set(facts.parties) - subjects)
+        if guarantee.each and ran and left:
             yield f"not checked for party {', '.join(left)}"
     tried = {a.name for a in attacks}
     yield from (f"not attacked: '{name}' was not tried" for name in guarantee.attacks if name not in tried)

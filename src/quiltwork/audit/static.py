@@ -3,6 +3,7 @@
     words      every kind that crossed was declared for its direction                              (G4)
     bytes      bytes that crossed = bytes of the formula, party by party, both ways, equal and not at most     (G10)
     inputs     inputs(cotangent i) within {labels, activation i, head i}: no other fragment among them          (G2)
+    masked-sum activations crossed under masks only                                                              (G6)
     local-loss no cotangent crossed to a party                                                                  (G12)
     ledger     epsilon of labels and of rows, each composed over all parties at one delta                       (G7)
 
@@ -32,7 +33,7 @@ def static_checks(facts: Facts, delta: float = DELTA) -> tuple[Check, ...]:
         facts: of the run.
         delta: at which epsilons are priced.
     """
-    return (words(facts), bytes_equal(facts), inputs(facts), *ledger(facts, delta))
+    return (words(facts), bytes_equal(facts), inputs(facts), masked_sum(facts), *ledger(facts, delta))
 
 
 def words(facts: Facts) -> Check:
@@ -116,6 +117,26 @@ def _leaking(facts: Facts) -> Facts:
     party = facts.parties[0]
     planted = (*facts.dependencies[party], "activation:somebody else")
     return facts.model_copy(update={"dependencies": {**facts.dependencies, party: planted}})
+
+
+def masked_sum(facts: Facts) -> Check:
+    """Did activations cross under masks only, so that the composer saw nothing but sums?"""
+    open_ = _unmasked(facts)
+    party = facts.parties[0]
+    planted = Crossing(party=party, direction="up", kind="ACTIVATION", frames=1, bytes=100)
+    control = party in _unmasked(facts.model_copy(update={"crossed": (*facts.crossed, planted)}))
+    says = "Activations crossed under masks only."
+    if open_:
+        says = f"Activations of {len(open_)} of {len(facts.parties)} parties crossed in the open."
+    return check(
+        "masked-sum", facts, "G6", "exact", passed=not open_, control=control, found={"open": list(open_)}, says=says
+    )
+
+
+def _unmasked(facts: Facts) -> tuple[str, ...]:
+    plain = (Kind.ACTIVATION, Kind.OUTPUT)
+    up = {(c.party, c.kind) for c in facts.crossed if c.direction == "up"}
+    return tuple(p for p in facts.parties if (p, "MASKED") not in up or any((p, k.name) in up for k in plain))
 
 
 def local_loss(facts: Facts) -> tuple[Check, ...]:
