@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+import struct
 import sys
 import time
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quiltwork.session.channel import RefusedRequest, Terms
-from quiltwork.session.frames import Kind, Message, Refusal, Spec
+from quiltwork.session.frames import Kind, Message, Refusal, Spec, largest_frame
 from quiltwork.session.process import Sealing, Started
 
 ANY = Spec("float32", (None,), most=2**22)
@@ -54,7 +56,26 @@ class Silent:
         return Message(Kind.DONE, message.round)
 
 
-KINDS = {"doubling": Doubling, "liar": Liar, "dying": Dying, "silent": Silent}
+class Shouting:
+    """Announces a frame longer than any that was declared, past its own end of the channel."""
+
+    def handle(self, message: Message) -> Message:
+        handles = [int(name) for name in os.listdir("/proc/self/fd")]
+        for handle in handles:
+            if handle > 2 and is_socket(handle):
+                os.write(handle, struct.pack("<Q", largest_frame(TERMS.up) + 1))
+        time.sleep(60)
+        return Message(Kind.DONE, message.round)
+
+
+def is_socket(handle: int) -> bool:
+    try:
+        return stat.S_ISSOCK(os.fstat(handle).st_mode)
+    except OSError:
+        return False
+
+
+KINDS = {"doubling": Doubling, "liar": Liar, "dying": Dying, "silent": Silent, "shouting": Shouting}
 
 
 @dataclass(frozen=True)

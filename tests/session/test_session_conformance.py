@@ -219,6 +219,21 @@ def test_a_party_that_does_not_read_is_given_up() -> None:
             channel.push("ash", Message(Kind.ACTIVATION, 1, np.ones(2**22, np.float32)))
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the party finds its socket in /proc")
+def test_an_announcement_of_too_much_is_not_waited_for() -> None:
+    with (
+        ProcessChannel({"ash": Begin("shouting")}, {"ash": TERMS}) as channel,
+        pytest.raises(LostParty, match="is the most declared"),
+    ):
+        channel.call("ash", said([1]))
+
+
+def test_a_frame_above_the_declared_size_is_not_read(begin: Open) -> None:
+    channel = begin(ash="doubling")
+    with pytest.raises((AlteredFrame, LostParty)):
+        channel.call("ash", Message(Kind.ACTIVATION, 0, np.ones(2**22 + 1, np.float32)))
+
+
 @pytest.mark.parametrize(("kind", "wait", "why"), [("broken", 60, "ended"), ("never", 0.3, "did not get ready")])
 def test_a_party_that_does_not_start(kind: str, wait: float, why: str, tmp_path: Path) -> None:
     with pytest.raises(LostParty, match=why) as error:

@@ -15,7 +15,18 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
 from quiltwork.errors import AlteredFrame, InvalidOption
-from quiltwork.session.frames import OVERHEAD, Kind, Message, Opener, Schema, Sealer, Spec, frame_bytes
+from quiltwork.session.frames import (
+    MOST_BYTES,
+    OVERHEAD,
+    Kind,
+    Message,
+    Opener,
+    Schema,
+    Sealer,
+    Spec,
+    frame_bytes,
+    largest_frame,
+)
 
 KEY, OTHER = bytes(range(32)), bytes(32)
 DTYPES = ("float32", "float64", "int8", "int64", "uint8", "uint64")
@@ -159,6 +170,16 @@ def test_memory_is_bounded_by_the_frame_whatever_it_announces() -> None:
         assert tracemalloc.get_traced_memory()[1] < 2**18
     finally:
         tracemalloc.stop()
+
+
+def test_the_largest_frame_opens_and_one_more_row_does_not() -> None:
+    most = by_hand(shape=(8, 2), data=bytes(64))
+    assert len(most) == largest_frame(ONE)
+    Opener(KEY, ONE).open(most)
+    with pytest.raises(AlteredFrame):
+        Opener(KEY, ONE).open(by_hand(shape=(9, 2), data=bytes(72)))
+    assert largest_frame({}) == OVERHEAD
+    assert largest_frame({Kind.LOCAL: Spec("int8", (None, None), most=2**31)}) == OVERHEAD + MOST_BYTES
 
 
 @given(st.permutations(range(4)), st.integers(0, 3))

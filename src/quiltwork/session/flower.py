@@ -31,7 +31,7 @@ from typing import Any, Protocol
 
 from quiltwork.errors import InvalidOption, LostParty
 from quiltwork.session.channel import ComposerEnd, Log, Node, PairKeys, PartyEnd, Terms, known, lost
-from quiltwork.session.frames import MOST_BYTES, OVERHEAD, Message
+from quiltwork.session.frames import Message
 
 _TYPE, _RECORD, _FIELD = "query.frame", "frame", "bytes"
 _ENDED = 2  # what Flower itself answers for an app that raised, but without the app's words
@@ -314,7 +314,7 @@ def _frame(message: Any) -> bytes | None:
     if not isinstance(record, _flower().app.ConfigRecord) or list(record) != [_FIELD]:
         return None
     frame = record[_FIELD]
-    return frame if isinstance(frame, bytes) and len(frame) <= OVERHEAD + MOST_BYTES else None
+    return frame if isinstance(frame, bytes) else None
 
 
 def _flower() -> Any:

@@ -135,6 +135,17 @@ def frame_bytes(dtype: Dtype | None, shape: tuple[int, ...] = ()) -> int:
     return OVERHEAD + (0 if dtype is None else np.dtype(dtype).itemsize * math.prod(shape))
 
 
+def largest_frame(schema: Schema) -> int:
+    """Size of the largest frame that a direction may carry; whoever announces more is refused unread.
+
+    >>> largest_frame({Kind.DONE: Spec(), Kind.ACTIVATION: Spec("float32", (None, 16), most=64)})
+    4150
+    """
+    shapes = {kind: tuple(spec.most if n is None else n for n in spec.shape) for kind, spec in schema.items()}
+    sizes = (frame_bytes(spec.dtype, shapes[kind]) for kind, spec in schema.items())
+    return min(max(sizes, default=OVERHEAD), OVERHEAD + MOST_BYTES)
+
+
 class Sealer:
     """Turns messages into frames, one direction of one pair.
 

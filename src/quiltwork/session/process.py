@@ -36,7 +36,7 @@ import numpy as np
 
 from quiltwork.errors import AlteredFrame, InvalidOption, LostParty
 from quiltwork.session.channel import ComposerEnd, Log, Node, PairKeys, PartyEnd, Terms, known, lost
-from quiltwork.session.frames import MOST_BYTES, OVERHEAD, Kind, Message, Opener, Sealer, Spec
+from quiltwork.session.frames import Kind, Message, Opener, Sealer, Spec, largest_frame
 
 _LENGTH = struct.Struct("<Q")
 _PIECE = 2**20
@@ -49,6 +49,15 @@ class Sealing(enum.IntEnum):
     NOT_SEALED = 0
     AUDIT_HOOK = 1
     LANDLOCK = 2
+
+    @classmethod
+    def of(cls, level: str) -> Sealing:
+        """The one of that name, as a confinement gives it.
+
+        >>> Sealing.of("audit-hook")
+        <Sealing.AUDIT_HOOK: 1>
+        """
+        return cls[level.upper().replace("-", "_")]
 
     def __str__(self) -> str:
         return self.name.lower().replace("_", " " if self is Sealing.NOT_SEALED else "-")
@@ -172,6 +181,7 @@ class _Pair:
         self._party = party
         keys, greeting = PairKeys.fresh(), PairKeys.fresh()
         self._end, self._greeting = ComposerEnd(party, terms, keys, log), Opener(greeting.up, _GREETING)
+        self._longest = largest_frame(terms.up)
         self._socket, far = socket.socketpair()
         self._arrived: deque[bytes] = deque()
         self._partial = bytearray()
@@ -272,8 +282,8 @@ class _Pair:
         self._partial += piece
         while len(self._partial) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._partial)
-            if length > OVERHEAD + MOST_BYTES:
-                raise self._gone(f"it announced a frame of {length} bytes")
+            if length > self._longest:
+                raise self._gone(f"it announced a frame of {length} bytes, and {self._longest} is the most declared")
             if len(self._partial) < _LENGTH.size + length:
                 return
             self._arrived.append(bytes(self._partial[_LENGTH.size : _LENGTH.size + length]))
@@ -299,8 +309,8 @@ def _serve(
     started = start()
     level = np.array([started.sealing], dtype=np.uint8)
     _write(near, Sealer(greeting).seal(Message(Kind.READY, 0, level)))
-    end = PartyEnd(started.node, terms, keys)
-    while (frame := _read(near)) is not None:
+    end, longest = PartyEnd(started.node, terms, keys), largest_frame(terms.down)
+    while (frame := _read(near, longest)) is not None:
         _write(near, end.answer(frame))
 
 
@@ -311,12 +321,12 @@ def _redirect(output: str) -> None:  # pragma: no cover - runs in the child
     os.close(handle)
 
 
-def _read(near: socket.socket) -> bytes | None:
+def _read(near: socket.socket, longest: int) -> bytes | None:
     head = _exactly(near, _LENGTH.size)
     if head is None:
         return None
     (length,) = _LENGTH.unpack(head)
-    return _exactly(near, length) if length <= OVERHEAD + MOST_BYTES else None
+    return _exactly(near, length) if length <= longest else None
 
 
 def _exactly(near: socket.socket, count: int) -> bytes | None:
