@@ -32,7 +32,7 @@ def certificate() -> Certificate:
         "isolated", data, labels, sealing=dict.fromkeys(data, "landlock"), events=[Events("composer", (RESPONSE,))]
     )
     facts = facts_of(run.records())
-    replays = [replay(facts, tape, p, lambda p=p: alone(p, data[p]), sealing="landlock") for p in data]  # type: ignore[misc]
+    replays = [replay(facts, tape, p, lambda p=p: alone(p, data[p])) for p in data]  # type: ignore[misc]
     others = {"sealing": dict.fromkeys(data, "landlock"), "events": [Events("composer", (RESPONSE,))]}
     swaps = []
     for party in data:

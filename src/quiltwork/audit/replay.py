@@ -15,6 +15,7 @@ By testing this is evidence on the tested messages; what makes it hold for all i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -32,7 +33,7 @@ Start = Callable[[], Channel]
 """Starts the party afresh, with its own fragment, and gives a channel to it."""
 
 
-def replay(facts: Facts, tape: Tape, party: str, start: Start, *, sealing: str = "not sealed") -> Check:
+def replay(facts: Facts, tape: Tape, party: str, start: Start) -> Check:
     """Does the party come to the same without the others?
 
     Args:
@@ -40,7 +41,6 @@ def replay(facts: Facts, tape: Tape, party: str, start: Start, *, sealing: str =
         tape: of the run.
         party: which.
         start: a fresh start of that party alone.
-        sealing: the level in force where it is started, as its channel says.
 
     Raises:
         AlteredRecords: the tape is of another session, or says nothing of the party.
@@ -49,7 +49,8 @@ def replay(facts: Facts, tape: Tape, party: str, start: Start, *, sealing: str =
     recorded = facts.transcripts[party]
     if digest_again(party, "down", spool.down) != recorded.down:
         raise altered(f"the tape of party '{party}'", "its messages are not those that the log counted")
-    again, other = _transcript(party, spool.down, start), _transcript(party, _nudged(party, spool.down), start)
+    again, sealing = _transcript(party, spool.down, start)
+    other, _ = _transcript(party, _nudged(party, spool.down), start)
     passed, control = again == recorded.up, other != recorded.up
     says = (
         f"Party '{party}' alone, {sealing}, gave {'the same answers' if passed else 'OTHER answers'} to the last bit."
@@ -67,18 +68,17 @@ def replay(facts: Facts, tape: Tape, party: str, start: Start, *, sealing: str =
     )
 
 
-def _transcript(party: str, messages: Sequence[Message], start: Start) -> str:
-    """The digest of a fresh party's answers."""
+def _transcript(party: str, messages: Sequence[Message], start: Start) -> tuple[str, str]:
+    """The digest of a fresh party's answers, and how it was sealed, as its channel says."""
     channel = start()
     try:
-        for message in messages:
-            channel.call(party, message)
-        digest = channel.log.digest(party, "up")
-    except LostParty:
-        digest = channel.log.digest(party, "up")
+        # a party that refuses half way has given other answers, and that is all there is to say
+        with suppress(LostParty):
+            for message in messages:
+                channel.call(party, message)
+        return channel.log.digest(party, "up"), getattr(channel, "sealing", {}).get(party, "not sealed")
     finally:
         channel.close()
-    return digest
 
 
 def _nudged(party: str, messages: Sequence[Message]) -> list[Message]:
