@@ -410,6 +410,15 @@ class Stopping:
         monkeypatch.setattr(Fragment, "documents", documents)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Shells start background jobs with SIGINT ignored, and Python leaves that as it is."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("opening", "scope"), [(3, "ffn"), (5, "full"), (6, "")])
 def test_an_interrupted_contribution_goes_on_to_the_same_payload(
     base: Base, ash: Fragment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opening: int, scope: str
