@@ -190,6 +190,47 @@ def test_the_label_party_may_be_another(tmp_path: Path) -> None:
     assert done("split", "train", other, "--out", tmp_path / "two", "--json").json["digests"] == outcome["digests"]
 
 
+def test_labels_are_randomised_once_and_kept(tmp_path: Path) -> None:
+    words = replace(plan(tmp_path, additive()), ('column = "y"', 'column = "y"\nepsilon = 2.0'))
+    outcome = done("split", "train", words, "--out", tmp_path / "run", "--json")
+    # e^2 / (e^2 + 1)
+    assert "probability 0.88" in outcome.err
+    labels = json.loads((tmp_path / "run" / "released.json").read_text())["labels"]
+    held = [row for row, label in enumerate(labels) if label == -1]
+    assert len(held) == 48
+    truth = additive()[1]
+    flipped = np.mean([label != truth[row] for row, label in enumerate(labels) if label >= 0])
+    assert 0.02 < flipped < 0.25
+    found = standings(words, tmp_path / "run", "--retrain")
+    assert found["G7a"][0], found["G7a"]
+    assert found["G2"][0], found["G2"]
+    (tmp_path / "run" / "released.json").unlink()
+    audit = ("split", "audit", words, "--run", tmp_path / "run", "--retrain")
+    refused(*audit, names="released.json", mend="tells more of them")
+
+
+def test_labels_are_not_randomised_again_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from quiltwork.session.split.isolated import Isolated
+
+    def stopping(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    words = replace(plan(tmp_path, additive(80), epochs=1), ('column = "y"', 'column = "y"\nepsilon = 1.0'))
+    train = ("split", "train", words, "--out", tmp_path / "run")
+    learn = Isolated.learn
+    monkeypatch.setattr(Isolated, "learn", stopping)
+    assert outcome_of(*train).code == 1
+    released = (tmp_path / "run.states" / "released.json").read_text()
+    monkeypatch.setattr(Isolated, "learn", learn)
+    refused(*train, names="did not end")
+    done(*train, "--resume")
+    assert (tmp_path / "run" / "released.json").read_text() == released
+
+
+def test_labels_that_are_not_randomised_have_no_bound(isolated: tuple[Path, Path]) -> None:
+    assert not standings(*isolated)["G7a"][0]
+
+
 def test_numbers_are_learned_too(tmp_path: Path) -> None:
     tables, _ = additive()
     y = tables["bank"][:, 0] + tables["shop"][:, 0]

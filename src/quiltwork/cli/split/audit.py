@@ -49,7 +49,7 @@ def run(
     facts = read_facts(read_document(run_, RECORDS))
     trusted = trust_code or []
     require_states(run_, words, note, facts, plan.parent, trusted)
-    certificate = certify(facts, checks(words, facts, plan.parent, trusted) if retrain else [])
+    certificate = certify(facts, checks(run_, words, facts, plan.parent, trusted) if retrain else [])
     place = out or run_
     write_file(place / CERTIFICATE, certificate.to_json())
     write_file(place / PAGE, page(certificate))

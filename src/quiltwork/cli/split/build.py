@@ -19,8 +19,10 @@ from quiltwork.cli.split import parts
 from quiltwork.cli.split.plan import Plan
 from quiltwork.cli.split.rows import Cases
 from quiltwork.models.split.component import Component, OptimiserPlan
+from quiltwork.models.split.released import released_target
 from quiltwork.models.split.seeds import seed_of
 from quiltwork.models.split.targets import ClassTarget, NumberTarget, Target
+from quiltwork.privacy.labels import ReleasedLabels
 from quiltwork.session.channel import LocalChannel, Node, Terms
 from quiltwork.session.split.component_node import ComponentNode
 from quiltwork.session.split.isolated import Isolated
@@ -29,6 +31,7 @@ from quiltwork.session.split.label_node import LabelNode
 from quiltwork.session.split.labels import Labels, OwnLabels, PartyLabels
 from quiltwork.session.split.mode import Mode
 from quiltwork.session.split.outputs import Composition, Mean, Median, Product
+from quiltwork.session.split.records import Events
 from quiltwork.session.split.run import SplitRun
 from quiltwork.session.split.schedule import Schedule
 from quiltwork.session.split.words import component_terms, label_terms
@@ -91,7 +94,7 @@ def session(
     trusted: Collection[str] = (),
     folder: Path | None = None,
     save_every: int = 0,
-    epochs: int | None = None,
+    released: ReleasedLabels | None = None,
 ) -> Started:
     """A run that is ready to train.
 
@@ -102,11 +105,11 @@ def session(
         trusted: parties whose own code may run.
         folder: where states for resuming go; None keeps none.
         save_every: rounds between them.
-        epochs: others than the plan's.
+        released: labels to train on in place of the cases' own.
     """
     train, _ = parted(plan, len(cases))
     learners = components(plan, {p: x[torch.from_numpy(train)] for p, x in cases.fragments.items()}, root, trusted)
-    target = target_of(cases, train)
+    target = target_of(cases, train, released)
     how = plan.training
     nodes: dict[str, Node] = {}
     for party, learner in learners.items():
@@ -119,10 +122,11 @@ def session(
     channel = LocalChannel(nodes, terms)
     labels: Labels = PartyLabels(channel, plan.labels.party, target.outputs) if plan.labels.party else OwnLabels(target)
     prior = labels.prior() if needs_prior(plan) else torch.ones(target.outputs).double() / target.outputs
-    schedule = Schedule(train, how.batch_size, how.epochs if epochs is None else epochs, how.seed, how.absence)
+    schedule = Schedule(train, how.batch_size, how.epochs, how.seed, how.absence)
     live = SplitRun(
         channel, mode(plan, target.outputs, prior), labels, schedule, plan.widths,
         precision=how.precision, stale=how.stale, folder=folder / "composer" if folder else None, save_every=save_every,
+        events=() if released is None else (Events(plan.labels.party or "composer", (released.event,)),),
     )  # fmt: skip
     return Started(live, learners)
 
@@ -178,8 +182,10 @@ def _composition(plan: Plan, prior: Tensor) -> Composition:
     return Product(prior, plan.composer.floor)
 
 
-def target_of(cases: Cases, train: NDArray[np.int64]) -> Target:
+def target_of(cases: Cases, train: NDArray[np.int64], released: ReleasedLabels | None = None) -> Target:
     """Labels of the training rows alone: those held out are marked as having none."""
+    if released is not None:
+        return released_target(released)
     known = torch.zeros(len(cases), dtype=torch.bool)
     known[torch.from_numpy(train)] = True
     if cases.classes is None:

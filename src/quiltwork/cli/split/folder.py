@@ -7,6 +7,7 @@
     records.json         the session's facts (`quiltwork.audit.facts`): words, bytes, digests, dependencies, events
     certificate.json     which guarantees are held and which are not, computed from the records
     losses.json          of each round, by whose they are
+    released.json        labels as they were randomised, where the plan asks for it
 
 The directory is readable by its owner alone. A component's parameters are a function of private rows.
 """

@@ -8,6 +8,7 @@
     column = "default"
     task = "classification"                    or "regression"
     party = "registry"                         who answers logits; left out, the composer does
+    epsilon = 3.0                              labels are randomised once before the first round; left out, they are not
 
     [parties.bank]
     files = ["bank.csv"]
@@ -107,6 +108,7 @@ class LabelsPart(Part):
     task: Literal["classification", "regression"] = "classification"
     classes: Annotated[list[str], Field(min_length=2)] | None = None
     party: str | None = None
+    epsilon: Annotated[float, Field(gt=0, le=32)] | None = None
 
 
 class ComposerPart(Part):
@@ -159,6 +161,8 @@ class Plan(Part):
             raise ValueError("align = 'common' needs id, the column of row ids")
         if self.training.mode == "joint" and (self.composer.outputs or self.composer.floor):
             raise ValueError("composer.outputs and composer.floor are of isolated mode")
+        if self.labels.task == "regression" and self.labels.epsilon is not None:
+            raise ValueError("labels.epsilon is of classes; numbers are not randomised here")
         if self.labels.task == "regression" and self.composer.outputs == "product":
             raise ValueError("composer.outputs 'product' is of classes; choose mean or median")
         return self

@@ -9,10 +9,12 @@ swap           isolated: with noise for all fragments but one, that party sees a
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from quiltwork.audit.check import Check
 from quiltwork.audit.facts import Facts, facts_of
@@ -20,12 +22,50 @@ from quiltwork.audit.reruns import equivalence, swap
 from quiltwork.cli.split.build import components, mode, parted, session, target_of
 from quiltwork.cli.split.folder import RunNote, restored_component, restored_mode
 from quiltwork.cli.split.plan import ComposerPart, Plan
+from quiltwork.cli.split.release import kept, response
 from quiltwork.cli.split.rows import Cases, read_cases
 from quiltwork.cli.split.scores import held_out_scores
 from quiltwork.errors import AlteredRecords, InvalidOption
 from quiltwork.models.split.seeds import seed_of
+from quiltwork.privacy.labels import ReleasedLabels
 from quiltwork.session.split.one_process import train_whole
 from quiltwork.session.split.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """Another training by a plan.
+
+    Attributes:
+        plan: of what.
+        cases: the rows.
+        root: the plan's directory.
+        trusted: parties whose own code may run.
+        released: labels to train on in place of the cases' own.
+    """
+
+    plan: Plan
+    cases: Cases
+    root: Path
+    trusted: Collection[str]
+    released: ReleasedLabels | None = None
+
+    def facts(self) -> Facts:
+        """Of a run in which the same is asked of everybody as in `quiltwork split train`."""
+        live = session(self.plan, self.cases, self.root, trusted=self.trusted, released=self.released).run
+        live.train()
+        held_out_scores(self.plan, self.cases, live)
+        return facts_of(live.records())
+
+    def whole(self, train: NDArray[np.int64]) -> dict[str, str]:
+        """Digests of training everything as one graph in this process, on rows ``[n]``."""
+        rows = torch.from_numpy(train)
+        fragments = self.cases.fragments
+        learners = components(self.plan, {p: x[rows] for p, x in fragments.items()}, self.root, self.trusted)
+        target, how = target_of(self.cases, train, self.released), self.plan.training
+        (composer,) = mode(self.plan, target.outputs, torch.ones(target.outputs)).learners().values()
+        train_whole(learners, composer, fragments, target, Schedule(train, how.batch_size, how.epochs, how.seed))
+        return {name: learner.digest() for name, learner in (learners | {composer.name: composer}).items()}
 
 
 def require_states(run: Path, plan: Plan, note: RunNote, facts: Facts, root: Path, trusted: Collection[str]) -> None:
@@ -39,7 +79,7 @@ def require_states(run: Path, plan: Plan, note: RunNote, facts: Facts, root: Pat
     _require_same(facts, found, "the state in the run directory has another digest", "Restore the run directory.")
 
 
-def checks(plan: Plan, facts: Facts, root: Path, trusted: Collection[str]) -> list[Check]:
+def checks(run: Path, plan: Plan, facts: Facts, root: Path, trusted: Collection[str]) -> list[Check]:
     """Train again, and judge.
 
     Raises:
@@ -52,41 +92,33 @@ def checks(plan: Plan, facts: Facts, root: Path, trusted: Collection[str]) -> li
             why="the run saved states on its way, so more was said than a run from start to end says",
             mend="Audit a run that was trained without --save-every.",
         )
-    cases = read_cases(plan, root)
-    again = _facts(plan, cases, root, trusted)
+    rerun = Rerun(plan, read_cases(plan, root), root, trusted)
+    if mechanism := response(plan, rerun.cases):
+        rerun = replace(rerun, released=kept(run, mechanism, rerun.cases))
+    again = rerun.facts()
     _require_same(
         facts, again.digests, "training again gives another",
         "Use the files, the machine and the number of threads of the run.",
     )  # fmt: skip
     if plan.training.mode == "isolated":
-        return [_swap(plan, facts, cases, party, root, trusted) for party in facts.parties]
+        return [_swap(facts, rerun, party) for party in facts.parties]
     how = plan.training
     comparable = how.precision == "float32" and not how.stale and not how.absence
-    return [_equivalence(plan, facts, cases, root, trusted)] if comparable else []
+    return [_equivalence(facts, rerun)] if comparable else []
 
 
-def _swap(plan: Plan, facts: Facts, cases: Cases, party: str, root: Path, trusted: Collection[str]) -> Check:
-    others = _swapped(cases, party, plan)
-    joint = plan.training.model_copy(update={"mode": "joint"})
-    leaking = plan.model_copy(update={"training": joint, "composer": ComposerPart()})
-    return swap(facts, party, _facts(plan, others, root, trusted), _facts(leaking, others, root, trusted))
+def _swap(facts: Facts, rerun: Rerun, party: str) -> Check:
+    swapped = replace(rerun, cases=_swapped(rerun.cases, party, rerun.plan))
+    joint = rerun.plan.training.model_copy(update={"mode": "joint"})
+    leaking = replace(swapped, plan=rerun.plan.model_copy(update={"training": joint, "composer": ComposerPart()}))
+    return swap(facts, party, swapped.facts(), leaking.facts())
 
 
-def _equivalence(plan: Plan, facts: Facts, cases: Cases, root: Path, trusted: Collection[str]) -> Check:
-    other = plan.training.model_copy(update={"seed": plan.training.seed + 1})
-    control = _whole(plan.model_copy(update={"training": other}), cases, root, trusted)
-    return equivalence(facts, _whole(plan, cases, root, trusted), control)
-
-
-def _whole(plan: Plan, cases: Cases, root: Path, trusted: Collection[str]) -> Mapping[str, str]:
-    """Digests of training everything as one graph in this process."""
-    train, _ = parted(plan, len(cases))
-    learners = components(plan, {p: x[torch.from_numpy(train)] for p, x in cases.fragments.items()}, root, trusted)
-    target = target_of(cases, train)
-    (composer,) = mode(plan, target.outputs, torch.ones(target.outputs)).learners().values()
-    how = plan.training
-    train_whole(learners, composer, cases.fragments, target, Schedule(train, how.batch_size, how.epochs, how.seed))
-    return {name: learner.digest() for name, learner in (learners | {composer.name: composer}).items()}
+def _equivalence(facts: Facts, rerun: Rerun) -> Check:
+    other = rerun.plan.training.model_copy(update={"seed": rerun.plan.training.seed + 1})
+    control = replace(rerun, plan=rerun.plan.model_copy(update={"training": other}))
+    train, _ = parted(rerun.plan, len(rerun.cases))
+    return equivalence(facts, rerun.whole(train), control.whole(train))
 
 
 def _swapped(cases: Cases, party: str, plan: Plan) -> Cases:
@@ -97,14 +129,6 @@ def _swapped(cases: Cases, party: str, plan: Plan) -> Cases:
         for name, rows in cases.fragments.items()
     }
     return replace(cases, fragments=fragments)
-
-
-def _facts(plan: Plan, cases: Cases, root: Path, trusted: Collection[str]) -> Facts:
-    """A run in which the same is asked of everybody as `quiltwork split train` asks."""
-    live = session(plan, cases, root, trusted=trusted).run
-    live.train()
-    held_out_scores(plan, cases, live)
-    return facts_of(live.records())
 
 
 def _require_same(facts: Facts, found: Mapping[str, str], why: str, mend: str) -> None:

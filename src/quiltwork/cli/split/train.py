@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from quiltwork.cli.split.build import Started
     from quiltwork.cli.split.plan import Plan
     from quiltwork.cli.split.rows import Cases
+    from quiltwork.privacy.labels import ReleasedLabels
     from quiltwork.session.split.run import SplitRun
 
 NAME = "train"
@@ -39,7 +40,8 @@ epochs = 30
 
 Paths are relative to the plan. Kinds of components: mlp, linear, small_cnn, and code: a class of a party's own file,
 run only with --trust-code. Rows held out are never trained on; they judge what was learned, and in isolated mode they
-say where no fragment alone tells the label. Labels can be recovered from what parties receive; the certificate says so.
+say where no fragment alone tells the label. Labels can be recovered from what parties receive, unless labels.epsilon
+randomises those of training before the first round; scores on held-out rows are of the true labels.
 
 Training that was interrupted goes on with --resume, bit for bit, if states were saved: --save-every."""
 EXAMPLES = """Examples:
@@ -66,12 +68,17 @@ def run(
     if out.exists():
         raise StorageError(f"target '{out}'", why="something is already there", mend="Choose another --out.")
     cases = read_cases(words, plan.parent)
-    states = _states(out, plan.read_bytes(), resume) if save_every or resume else None
-    started = session(words, cases, plan.parent, trusted=trust_code or (), folder=states, save_every=save_every)
+    # labels that were randomised are kept from the start: to begin again with others would be another release
+    kept = save_every or resume or words.labels.epsilon is not None
+    states = _states(out, plan.read_bytes(), resume) if kept else None
+    released = _released(words, cases, states)
+    started = session(
+        words, cases, plan.parent, trusted=trust_code or (), folder=states, save_every=save_every, released=released
+    )
     if resume:
         say(f"going on from round {started.run.resume()}")
     started.run.train()
-    result = _written(words, plan.read_bytes(), cases, started, out)
+    result = _written(words, plan.read_bytes(), cases, (started, released), out)
     if states is not None:
         shutil.rmtree(states, ignore_errors=True)
     _told(result, json)
@@ -96,16 +103,37 @@ def _states(out: Path, plan: bytes, resume: bool) -> Path:
     return place
 
 
-def _written(plan: Plan, plan_bytes: bytes, cases: Cases, started: Started, out: Path) -> dict[str, object]:
+def _released(plan: Plan, cases: Cases, states: Path | None) -> ReleasedLabels | None:
+    """Labels randomised now, or before an interruption; None where the plan asks for none."""
+    from quiltwork.cli.split.release import RELEASED, kept, release, response, written
+    from quiltwork.files import write_file
+
+    mechanism = response(plan, cases)
+    if mechanism is None:
+        return None
+    say(mechanism.describe())
+    if states is not None and (states / RELEASED).exists():
+        return kept(states, mechanism, cases)
+    found = release(mechanism, plan, cases)
+    if states is not None:
+        write_file(states / RELEASED, written(found), private=True)
+    return found
+
+
+def _written(
+    plan: Plan, plan_bytes: bytes, cases: Cases, learned: tuple[Started, ReleasedLabels | None], out: Path
+) -> dict[str, object]:
     """Judge, record and write a finished run; what the command prints."""
     import json as jsonlib
 
     from quiltwork.audit.certificate import certify
     from quiltwork.audit.facts import facts_of
     from quiltwork.cli.split.folder import CERTIFICATE, LOSSES, RECORDS, RunNote, plan_digest, write_run
+    from quiltwork.cli.split.release import RELEASED, written
     from quiltwork.cli.split.scores import held_out_scores
     from quiltwork.files import new_directory
 
+    started, released = learned
     live = started.run
     scores, held = held_out_scores(plan, cases, live)
     facts = facts_of(live.records())
@@ -117,6 +145,8 @@ def _written(plan: Plan, plan_bytes: bytes, cases: Cases, started: Started, out:
     certificate = certify(facts)
     losses = jsonlib.dumps([dict(loss) for loss in live.losses], allow_nan=False)
     documents = {RECORDS: facts.to_json(), CERTIFICATE: certificate.to_json(), LOSSES: losses}
+    if released is not None:
+        documents[RELEASED] = written(released)
     with new_directory(out, private=True) as place:
         write_run(place, plan_bytes, note, (started.components, learners), documents)
     live.close()
