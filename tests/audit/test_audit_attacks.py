@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from audit_runs import fragments, taped
+from audit_runs import ADAM, fragments, taped
 from scipy.stats import binomtest, norm
 
 from quiltwork.audit.attacks.algebra import algebraic, read_off
@@ -13,8 +13,19 @@ from quiltwork.audit.attacks.inversion import inversion
 from quiltwork.audit.attacks.labels import label_recovery, label_recovery_by_epoch
 from quiltwork.audit.attacks.membership import confidence, membership
 from quiltwork.audit.attacks.result import wilson
+from quiltwork.audit.tape import Tape
 from quiltwork.errors import InvalidOption
+from quiltwork.models.split.component import Component
+from quiltwork.models.split.composers import mlp
+from quiltwork.models.split.targets import ClassTarget
+from quiltwork.session.channel import LocalChannel
+from quiltwork.session.split.component_node import ComponentNode
+from quiltwork.session.split.labels import OwnLabels
+from quiltwork.session.split.program import Programmed
 from quiltwork.session.split.programs import Fold, total
+from quiltwork.session.split.run import SplitRun
+from quiltwork.session.split.schedule import Schedule
+from quiltwork.session.split.words import component_terms
 
 
 @pytest.mark.parametrize(("hits", "cases"), [(0, 50), (7, 20), (19, 20), (400, 400)])
@@ -173,3 +184,38 @@ def test_confidence_is_the_logit() -> None:
     y = np.arange(40) % 5
     chosen = p[np.arange(40), y]
     np.testing.assert_allclose(confidence(np.log(p), y), np.log(chosen / (1 - chosen)), rtol=1e-9)
+
+
+def summed(modulus: int | None) -> tuple[Fold, Tape, torch.Tensor, np.ndarray]:
+    """A session in which two parties learn symbols of five from their sums; rows are noisy one-hot symbols."""
+    draw = np.random.default_rng(6)
+    symbols = draw.integers(0, 5, (400, 2))
+    program = total([5, 5], modulus=modulus)
+    data = {
+        p: torch.from_numpy((np.eye(5)[symbols[:, i]] + draw.normal(scale=0.1, size=(400, 5))).astype(np.float32))
+        for i, p in enumerate(("p0", "p1"))
+    }
+    nodes = {
+        p: ComponentNode(Component.built(lambda: mlp(5, 5, [16]), ADAM, name=p, seed=3), rows)
+        for p, rows in data.items()
+    }
+    tape = Tape(LocalChannel(nodes, dict.fromkeys(data, component_terms(5))))
+    truth = program.apply(symbols)
+    labels = OwnLabels(ClassTarget(torch.from_numpy(truth), len(program.outcomes)))
+    mode = Programmed(program, ["p0", "p1"])
+    SplitRun(tape, mode, labels, Schedule(np.arange(400), 50, 12, 3), mode.widths).train()
+    return program, tape, data["p0"], truth
+
+
+def test_a_session_of_sums_gives_outcomes_away_and_one_of_residues_does_not() -> None:
+    for modulus in (None, 5):
+        program, tape, _, truth = summed(modulus)
+        attacks = []
+        for first in (0, 88):
+            part = tape.lessons("p0").within(first, first + 8)
+            attacks.append(algebraic("p0", program, 0, part.activations, part.cotangents, truth[part.rows]))
+        if modulus is None:
+            assert attacks[0].success > 0.95, "from the first epoch on, before the component has learned anything"
+            assert attacks[0].gained
+        else:
+            assert attacks[0].success < 0.4

@@ -12,7 +12,7 @@ from audit_runs import alone, finished, fragments, noise_for_others, start, tape
 from quiltwork.audit.attacks.labels import label_recovery
 from quiltwork.audit.attacks.result import Attack
 from quiltwork.audit.catalogue import GUARANTEES
-from quiltwork.audit.certificate import Certificate, certify, read_certificate
+from quiltwork.audit.certificate import COMPUTED, Certificate, certify, read_certificate
 from quiltwork.audit.check import Check
 from quiltwork.audit.facts import Facts, facts_of
 from quiltwork.audit.replay import replay
@@ -91,6 +91,11 @@ def test_a_guarantee_falls_with_any_of_its_checks(
 
 def test_checks_on_facts_are_computed_and_never_taken(certificate: Certificate) -> None:
     assert spoiled(certificate, "bytes", passed=False) == certificate
+    bytes_ = next(c for c in certificate.checks if c.name == "bytes")
+    for party in certificate.facts.parties:
+        forged = bytes_.model_copy(update={"name": "local-loss", "guarantee": "G12", "subject": party})
+        assert certify(certificate.facts, [forged]).checks == certify(certificate.facts).checks
+    assert {c.name for c in certify(certificate.facts).checks} <= COMPUTED
 
 
 def test_confinement_takes_sealing(certificate: Certificate) -> None:

@@ -14,7 +14,7 @@ from quiltwork.audit.replay import replay
 from quiltwork.audit.reruns import equivalence, opt_out, swap
 from quiltwork.audit.static import bytes_equal, inputs, ledger, static_checks, words
 from quiltwork.audit.tape import Tape, require_genuine
-from quiltwork.errors import AlteredRecords
+from quiltwork.errors import AlteredRecords, InvalidOption
 from quiltwork.models.split.targets import ClassTarget
 from quiltwork.session.channel import LocalChannel
 from quiltwork.session.frames import Kind, Message
@@ -85,6 +85,8 @@ def test_lessons_are_the_rounds() -> None:
     assert len(lessons.within(0, 1).rows) == 16
     with pytest.raises(AlteredRecords, match="no cotangents"):
         tape.lessons("zoe")
+    with pytest.raises(InvalidOption, match="float32"):
+        taped("joint", *fragments(), precision="int8")[1].lessons("p0")
 
 
 @pytest.mark.parametrize("mode", ["joint", "isolated"])

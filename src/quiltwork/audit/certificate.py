@@ -30,6 +30,11 @@ from quiltwork.audit.guarantees import Standing, standing
 from quiltwork.audit.static import DELTA, local_loss, static_checks
 from quiltwork.audit.tape import Tape, require_genuine
 
+COMPUTED = frozenset(
+    ("words", "bytes", "inputs", "masked-sum", "label-ledger", "record-ledger", "local-loss", "membership-bound")
+)
+"""Checks that follow from facts and attacks; given ones of these names are passed over."""
+
 MOST_BYTES = 2**26
 """No certificate is larger as text."""
 
@@ -112,8 +117,9 @@ def certify(
             raise altered(f"'{record.name}'", "it is about another run than the facts")
     if tape is not None:
         require_genuine(tape, run)
+    delta = float(delta)
     own = (*static_checks(run, delta), *local_loss(run))
-    given = [c for c in checks if c.name not in {o.name for o in own} | {"membership-bound"}]
+    given = [c for c in checks if c.name not in COMPUTED]
     together = (*own, *given, *_bounded(run, own, attacks))
     standings = tuple(standing(g, run, together, attacks) for g in GUARANTEES)
     return Certificate(facts=run, delta=delta, checks=together, attacks=tuple(attacks), standings=standings)

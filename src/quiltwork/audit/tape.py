@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quiltwork.audit.facts import Facts, altered
+from quiltwork.errors import InvalidOption
 from quiltwork.session.channel import Channel, Direction, Log
 from quiltwork.session.frames import Kind, Message, Sealer
 
@@ -103,10 +104,11 @@ class Tape:
         self._channel.close()
 
     def lessons(self, party: str) -> Lessons:
-        """The training rounds of a party whose cotangents have come, in order; float32 sessions only.
+        """The training rounds of a party whose cotangents have come, in order.
 
         Raises:
             AlteredRecords: the party had none.
+            InvalidOption: they crossed with eight bits, and are no plain numbers.
         """
         spool = self.spools[party]
         rows = {m.round: m.array for m in spool.down if m.kind is Kind.ROWS}
@@ -115,6 +117,10 @@ class Tape:
         if not taught:
             raise altered(f"the tape of party '{party}'", "no cotangents are on it")
         at = sorted(taught)
+        if _array(taught[at[0]]).dtype != np.float32:
+            raise InvalidOption(
+                f"the tape of party '{party}'", why="its numbers are not float32", mend="Tape a session with float32."
+            )
         sizes = [len(_array(rows[t])) for t in at]
         return Lessons(
             np.repeat(np.array(at, dtype=np.int64), sizes),
