@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -254,21 +256,38 @@ def test_sealing_and_output_stay_out_of_the_log(capfd: pytest.CaptureFixture[str
         channel.push("ash", said([1]))
 
 
-def test_parties_end_with_the_composer() -> None:
-    """A composer that is killed leaves nobody behind."""
+@pytest.mark.parametrize("way", ["killed", "interrupted"])
+def test_parties_end_with_the_composer(way: str) -> None:
+    """A composer that is killed leaves nobody behind, nor does Ctrl-C, which reaches all, while a party is at work."""
     script = (
-        "import os, sys; sys.path.insert(0, sys.argv[1])\n"
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from session_starts import TERMS, Begin\n"
+        "from quiltwork.session.frames import Kind, Message\n"
         "from quiltwork.session.process import ProcessChannel\n"
         "if __name__ == '__main__':\n"
-        "    c = ProcessChannel({'ash': Begin('doubling')}, {'ash': TERMS})\n"
+        "    c = ProcessChannel({'ash': Begin(sys.argv[2])}, {'ash': TERMS})\n"
         "    print(c._pairs['ash']._process.pid, flush=True)\n"
-        "    os.kill(os.getpid(), 9)\n"
+        "    if sys.argv[2] == 'silent': c.call('ash', Message(Kind.STOP))\n"
+        "    sys.stdin.read()\n"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", script, str(Path(__file__).parent)], capture_output=True, text=True, timeout=60
-    )
-    party = int(found.stdout)
+    kind = "doubling" if way == "killed" else "silent"
+    command = [sys.executable, "-c", script, str(Path(__file__).parent), kind]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as composer:
+        assert composer.stdout is not None
+        party = int(composer.stdout.readline())
+        assert _alive(party)
+        if way == "killed":
+            composer.kill()
+        else:
+            os.killpg(composer.pid, signal.SIGINT)
+        composer.wait(30)
     deadline = time.monotonic() + 30
     while _alive(party) and time.monotonic() < deadline:
         time.sleep(0.05)
