@@ -227,6 +227,17 @@ def test_labels_are_not_randomised_again_after_an_interruption(tmp_path: Path, m
     assert (tmp_path / "run" / "released.json").read_text() == released
 
 
+def test_processes_give_the_same_bits_and_are_sealed(isolated: tuple[Path, Path], tmp_path: Path) -> None:
+    words = plan(tmp_path, additive(), more="processes = true\ntimeout = 120.0")
+    outcome = done("split", "train", words, "--out", tmp_path / "run", "--json").json
+    assert outcome["digests"] == facts(isolated[1]).digests
+    found, local = facts(tmp_path / "run"), facts(isolated[1])
+    assert found.transcripts == local.transcripts
+    assert set(found.sealing.values()) <= {"landlock", "audit-hook"}
+    assert not (tmp_path / "run.states").exists()
+    assert standings(words, tmp_path / "run")["G10"][0]
+
+
 def test_labels_that_are_not_randomised_have_no_bound(isolated: tuple[Path, Path]) -> None:
     assert not standings(*isolated)["G7a"][0]
 

@@ -23,7 +23,8 @@ from quiltwork.models.split.released import released_target
 from quiltwork.models.split.seeds import seed_of
 from quiltwork.models.split.targets import ClassTarget, NumberTarget, Target
 from quiltwork.privacy.labels import ReleasedLabels
-from quiltwork.session.channel import LocalChannel, Node, Terms
+from quiltwork.session.channel import Channel, LocalChannel, Node, Terms
+from quiltwork.session.process import ProcessChannel
 from quiltwork.session.split.component_node import ComponentNode
 from quiltwork.session.split.isolated import Isolated
 from quiltwork.session.split.joint import Joint
@@ -39,7 +40,7 @@ from quiltwork.session.split.words import component_terms, label_terms
 
 @dataclass(frozen=True)
 class Started:
-    """A run, and the components at its parties' ends, by party."""
+    """A run, and the components at its parties' ends, by party; none where those are other processes."""
 
     run: SplitRun
     components: Mapping[str, Component]
@@ -95,6 +96,7 @@ def session(
     folder: Path | None = None,
     save_every: int = 0,
     released: ReleasedLabels | None = None,
+    channel: ProcessChannel | None = None,
 ) -> Started:
     """A run that is ready to train.
 
@@ -106,29 +108,49 @@ def session(
         folder: where states for resuming go; None keeps none.
         save_every: rounds between them.
         released: labels to train on in place of the cases' own.
+        channel: to parties in processes of their own; None makes them in this one.
     """
     train, _ = parted(plan, len(cases))
-    learners = components(plan, {p: x[torch.from_numpy(train)] for p, x in cases.fragments.items()}, root, trusted)
     target = target_of(cases, train, released)
     how = plan.training
-    nodes: dict[str, Node] = {}
-    for party, learner in learners.items():
-        own = folder / party if folder else None
-        nodes[party] = ComponentNode(learner, cases.fragments[party], precision=how.precision, folder=own)
-    terms: dict[str, Terms] = {p: component_terms(width, how.precision) for p, width in plan.widths.items()}
-    if plan.labels.party:
-        nodes[plan.labels.party] = LabelNode(target, len(cases))
-        terms[plan.labels.party] = label_terms(target.outputs)
-    channel = LocalChannel(nodes, terms)
-    labels: Labels = PartyLabels(channel, plan.labels.party, target.outputs) if plan.labels.party else OwnLabels(target)
+    learners: dict[str, Component] = {}
+    line: Channel
+    if channel is None:
+        learners = components(plan, {p: x[torch.from_numpy(train)] for p, x in cases.fragments.items()}, root, trusted)
+        line = _local(plan, cases, learners, target, folder)
+    else:
+        line = channel
+    labels: Labels = PartyLabels(line, plan.labels.party, target.outputs) if plan.labels.party else OwnLabels(target)
     prior = labels.prior() if needs_prior(plan) else torch.ones(target.outputs).double() / target.outputs
     schedule = Schedule(train, how.batch_size, how.epochs, how.seed, how.absence)
     live = SplitRun(
-        channel, mode(plan, target.outputs, prior), labels, schedule, plan.widths,
+        line, mode(plan, target.outputs, prior), labels, schedule, plan.widths,
         precision=how.precision, stale=how.stale, folder=folder / "composer" if folder else None, save_every=save_every,
+        sealing=None if channel is None else channel.sealing,
         events=() if released is None else (Events(plan.labels.party or "composer", (released.event,)),),
     )  # fmt: skip
     return Started(live, learners)
+
+
+def _local(
+    plan: Plan, cases: Cases, learners: Mapping[str, Component], target: Target, folder: Path | None
+) -> LocalChannel:
+    """A channel to parties that all live in this process, the label party among them."""
+    precision = plan.training.precision
+    nodes: dict[str, Node] = {}
+    for party, learner in learners.items():
+        own = folder / party if folder else None
+        nodes[party] = ComponentNode(learner, cases.fragments[party], precision=precision, folder=own)
+    terms = component_words(plan)
+    if plan.labels.party:
+        nodes[plan.labels.party] = LabelNode(target, len(cases))
+        terms[plan.labels.party] = label_terms(target.outputs)
+    return LocalChannel(nodes, terms)
+
+
+def component_words(plan: Plan) -> dict[str, Terms]:
+    """What the composer and each component may say."""
+    return {p: component_terms(width, plan.training.precision) for p, width in plan.widths.items()}
 
 
 def answering(plan: Plan, learned: Mode, present: Mapping[str, tuple[Component, Tensor]], outputs: int) -> SplitRun:

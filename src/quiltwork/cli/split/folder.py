@@ -62,14 +62,19 @@ def write_run(
     place: Path,
     plan_bytes: bytes,
     note: RunNote,
-    learned: tuple[Mapping[str, Component], Mapping[str, Component]],
+    learned: tuple[Mapping[str, Component | Path], Mapping[str, Component]],
     documents: Mapping[str, str],
 ) -> None:
-    """Fill a directory; ``learned`` are the parties' components and the mode's learners, by name."""
+    """Fill a directory; ``learned`` are the parties' components, or files that they wrote, and the mode's learners."""
     (place / PLAN).write_bytes(plan_bytes)
     (place / RUN).write_text(note.model_dump_json(indent=1))
     for party, component in learned[0].items():
-        save_component(component, place / "components" / f"{party}.safetensors")
+        target = place / "components" / f"{party}.safetensors"
+        if isinstance(component, Path):
+            target.parent.mkdir(exist_ok=True)
+            component.rename(target)
+        else:
+            save_component(component, target)
     for number, name in enumerate(note.learners):
         save_component(learned[1][name], place / "learners" / f"{number}.safetensors")
     for name, document in documents.items():

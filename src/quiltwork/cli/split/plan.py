@@ -22,6 +22,8 @@
     [training]
     mode = "isolated"                          or "joint"
     epochs = 30
+    processes = true                           a sealed process for each party; left out, all live in one
+    timeout = 60.0                             seconds that a party's process may be silent
 
 A key that is not known, of another type or outside its domain is refused by its name; no value of the plan is the
 name of something to import, but for ``kind = "code"``, which runs only where the command line trusts it by party.
@@ -133,6 +135,8 @@ class TrainingPart(Part):
     precision: Literal["float32", "int8"] = "float32"
     stale: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
+    processes: bool = False
+    timeout: Annotated[float, Field(gt=0)] = 60.0
 
 
 class Plan(Part):
@@ -157,6 +161,8 @@ class Plan(Part):
     def _fits(self) -> Plan:
         if self.labels.party in self.parties:
             raise ValueError(f"labels.party '{self.labels.party}' has a component too; name the label party otherwise")
+        if self.training.processes and self.labels.party:
+            raise ValueError("training.processes has the labels at the composer; leave labels.party out")
         if self.align == "common" and self.id is None:
             raise ValueError("align = 'common' needs id, the column of row ids")
         if self.training.mode == "joint" and (self.composer.outputs or self.composer.floor):

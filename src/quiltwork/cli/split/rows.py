@@ -3,8 +3,9 @@
     party's files  ->  x float32 [n, p], ids      label files  ->  codes or numbers [n], ids
     agreed order: that of the linkage, over parties and labels alike; where there are no ids, that of the files
 
-In this command all files are opened by one process. What the parties' components see is nevertheless their own rows
-alone; that others could not look is not claimed, and the records say "not sealed".
+Unless the plan asks for processes, all files are opened by one. What the parties' components see is nevertheless their
+own rows alone; that others could not look is not claimed, and the records say "not sealed". With processes this one
+uses the labels and the ids (without ids a column, to count rows), and each party's process opens its own files.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Cases:
         classes: labels in the order of their codes; None for numbers.
         centre, scale: numbers are (label - centre) / scale.
         ids: in the agreed order; None where the plan names none.
+        order: int64 ``[n]``, by party its row of each case.
     """
 
     fragments: Mapping[str, Tensor]
@@ -64,30 +66,35 @@ class Cases:
     centre: float
     scale: float
     ids: tuple[str, ...] | None
+    order: Mapping[str, NDArray[np.int64]]
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
-def read_cases(plan: Plan, root: Path) -> Cases:
+def read_cases(plan: Plan, root: Path, *, covariates: bool = True) -> Cases:
     """Read, check and align everything a plan names.
 
     Args:
         plan: what to read.
         root: the directory that its paths are relative to.
+        covariates: whether to read the parties' columns; without them only names, ids and numbers of rows.
 
     Raises:
         FragmentError: a file cannot be used, or an id appears twice.
         TableMismatch: the parties have not the same cases.
         InvalidOption: a label outside the set, or a party that holds the label among its columns.
     """
-    tables = {party: read_columns(part, plan.id, root) for party, part in sorted(plan.parties.items())}
+    read = read_columns if covariates else read_names
+    tables = {party: read(part, plan.id, root) for party, part in sorted(plan.parties.items())}
     words, label_ids = _label_words(plan.labels, plan.id, root)
     _require_no_label(plan, tables, root)
     counts = {party: len(table.values) for party, table in tables.items()} | {_LABELS: len(words)}
     ids = {party: table.ids for party, table in tables.items()} | {_LABELS: label_ids}
     order = agreed(counts, ids, linkage(plan))
-    fragments = {party: table.values[order[party]].astype(np.float32) for party, table in tables.items()}
+    fragments = (
+        {party: table.values[order[party]].astype(np.float32) for party, table in tables.items()} if covariates else {}
+    )
     labels, classes, centre, scale = _labels(plan.labels, [words[i] for i in order[_LABELS]])
     return Cases(
         fragments={party: torch.from_numpy(rows) for party, rows in fragments.items()},
@@ -97,6 +104,7 @@ def read_cases(plan: Plan, root: Path) -> Cases:
         centre=centre,
         scale=scale,
         ids=tuple(label_ids[i] for i in order[_LABELS]) if label_ids is not None else None,
+        order=order,
     )
 
 
@@ -119,6 +127,23 @@ def read_columns(part: PartyPart, id_column: str | None, root: Path, columns: Se
         raise FragmentError(fragment.place, why="it holds no rows", mend="Give a table with rows.")
     classes = fragment.classes or ()
     return Columns(fragment.features, values, tuple(classes[int(code)] for block in blocks for code in block.y))
+
+
+def read_names(part: PartyPart, id_column: str | None, root: Path) -> Columns:
+    """A party's columns by name, its ids, and as many rows of no columns; its covariates are not read.
+
+    Raises:
+        FragmentError: a file cannot be used.
+    """
+    files = [root / file for file in part.files]
+    if id_column is None:
+        table = open_table(files, target=(), features=part.columns)
+        first = table.features[:1]
+        count = sum(len(piece.numbers) for sheet in table.sheets for piece in sheet.pieces(first, None))
+        return Columns(table.features, np.empty((count, 0)), None)
+    table = open_table(files, target=id_column, features=part.columns, task="classification")
+    ids = tuple(_words(table.sheets, id_column))
+    return Columns(table.features, np.empty((len(ids), 0)), ids)
 
 
 def agreed(

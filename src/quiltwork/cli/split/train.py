@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from quiltwork.cli.split.build import Started
     from quiltwork.cli.split.plan import Plan
     from quiltwork.cli.split.rows import Cases
+    from quiltwork.models.split.component import Component
     from quiltwork.privacy.labels import ReleasedLabels
     from quiltwork.session.split.run import SplitRun
 
@@ -67,18 +69,27 @@ def run(
     words = read_plan(plan)
     if out.exists():
         raise StorageError(f"target '{out}'", why="something is already there", mend="Choose another --out.")
-    cases = read_cases(words, plan.parent)
+    cases = read_cases(words, plan.parent, covariates=not words.training.processes)
     # labels that were randomised are kept from the start: to begin again with others would be another release
-    kept = save_every or resume or words.labels.epsilon is not None
+    kept = save_every or resume or words.labels.epsilon is not None or words.training.processes
     states = _states(out, plan.read_bytes(), resume) if kept else None
     released = _released(words, cases, states)
+    channel = None
+    if words.training.processes and states is not None:
+        from quiltwork.cli.split.owners import processes
+
+        channel = processes(words, cases, plan.parent.resolve(), tuple(trust_code or ()), states.resolve())
     started = session(
-        words, cases, plan.parent, trusted=trust_code or (), folder=states, save_every=save_every, released=released
-    )
-    if resume:
-        say(f"going on from round {started.run.resume()}")
-    started.run.train()
-    result = _written(words, plan.read_bytes(), cases, (started, released), out)
+        words, cases, plan.parent, trusted=trust_code or (), folder=states, save_every=save_every,
+        released=released, channel=channel,
+    )  # fmt: skip
+    try:
+        if resume:
+            say(f"going on from round {started.run.resume()}")
+        started.run.train()
+        result = _written(words, plan.read_bytes(), cases, (started, released), out, states)
+    finally:
+        started.run.channel.close()
     if states is not None:
         shutil.rmtree(states, ignore_errors=True)
     _told(result, json)
@@ -121,7 +132,12 @@ def _released(plan: Plan, cases: Cases, states: Path | None) -> ReleasedLabels |
 
 
 def _written(
-    plan: Plan, plan_bytes: bytes, cases: Cases, learned: tuple[Started, ReleasedLabels | None], out: Path
+    plan: Plan,
+    plan_bytes: bytes,
+    cases: Cases,
+    learned: tuple[Started, ReleasedLabels | None],
+    out: Path,
+    states: Path | None,
 ) -> dict[str, object]:
     """Judge, record and write a finished run; what the command prints."""
     import json as jsonlib
@@ -147,8 +163,13 @@ def _written(
     documents = {RECORDS: facts.to_json(), CERTIFICATE: certificate.to_json(), LOSSES: losses}
     if released is not None:
         documents[RELEASED] = written(released)
+    components: Mapping[str, Component | Path] = started.components
+    if plan.training.processes and states is not None:
+        from quiltwork.cli.split.owners import saved
+
+        components = saved(live, states)
     with new_directory(out, private=True) as place:
-        write_run(place, plan_bytes, note, (started.components, learners), documents)
+        write_run(place, plan_bytes, note, (components, learners), documents)
     live.close()
     return {
         "path": str(out), "scores": scores, "mode": facts.mode, "parties": list(facts.parties), "rounds": facts.rounds,
