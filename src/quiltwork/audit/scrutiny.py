@@ -7,7 +7,8 @@ way whatever their labels. So over pairs of neighbours in the party's own activa
 
     gap = mean cosine of cotangents, pairs of one label  -  mean cosine, pairs of two labels
 
-is about 1 + 1 / (K - 1) or more for K classes in honest learning, and about 0 under a hijack. (Comparing all pairs, as
+is about 1 + 1 / (K - 1) for K classes when honest learning begins (less when little is left to learn, so take the first
+epochs), and about 0 under a hijack. (Comparing all pairs, as
 in the gradients' scrutiniser of Fu et al., NDSS 2023, leaves a gap under a hijack as well, where activations tell of
 labels; neighbours take that away.)
 
@@ -28,8 +29,8 @@ from quiltwork.audit.facts import Facts
 from quiltwork.audit.tape import Lessons
 from quiltwork.errors import InvalidOption
 
-LEAST_GAP = 0.5
-"""Halfway between a hijack and the least that honest learning shows."""
+LEAST_GAP = 0.3
+"""Between what a hijack showed at most in its tests (0.16) and honest learning at least (0.46, late on digits)."""
 
 NEIGHBOURS = 5
 

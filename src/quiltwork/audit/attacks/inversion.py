@@ -1,6 +1,6 @@
 """Fragments from activations: whoever holds some leaked pairs (h, x) fits x = A h + b and inverts the rest.
 
-    A, b = argmin  sum_leaked |x - A h - b|^2 + ridge |A|^2        R^2 = 1 - sum |x - x^|^2 / sum |x - mean|^2
+    A, b = argmin  sum_leaked |x - A h - b|^2 + penalty |A|^2      R^2 = 1 - sum |x - x^|^2 / sum |x - mean|^2
 
 Ridge regression is the weakest inversion that works without any prior of the data; what it recovers is a lower bound.
 The baseline is the same from the attacker's own columns, where it has some; a composer has none, and starts from 0.
@@ -32,7 +32,7 @@ def inversion(
         activations: ``[m, d]``.
         fragment: ``[m, p]``, the truth.
         pairs: rows whose fragment leaked.
-        ridge: penalty, in units of standardised activations.
+        ridge: penalty, as a share of the activations' mean variance.
         own: ``[m, q]``, what the attacker knows of the same rows anyway.
         seed: of the draw of leaked rows.
 
@@ -67,9 +67,10 @@ def _explained(
     rest: NDArray[np.int64],
     ridge: float,
 ) -> float:
-    centre, scale = inputs[leaked].mean(0), np.maximum(inputs[leaked].std(0), 1e-12)
-    known, asked = (inputs[leaked] - centre) / scale, (inputs[rest] - centre) / scale
-    mean = x[leaked].mean(0)
-    gram = known.T @ known + ridge * len(leaked) * np.eye(known.shape[1])
-    guess = asked @ np.linalg.solve(gram, known.T @ (x[leaked] - mean)) + mean
+    centre, mean = inputs[leaked].mean(0), x[leaked].mean(0)
+    known, asked = inputs[leaked] - centre, inputs[rest] - centre
+    gram = known.T @ known
+    # columns keep their scales: one that hardly varies among the pairs would be blown up by its own
+    penalty = max(ridge * float(np.trace(gram)) / len(gram), 1e-300)
+    guess = asked @ np.linalg.solve(gram + penalty * np.eye(len(gram)), known.T @ (x[leaked] - mean)) + mean
     return float(1 - ((x[rest] - guess) ** 2).sum() / ((x[rest] - x[rest].mean(0)) ** 2).sum())

@@ -95,7 +95,7 @@ def label_recovery_by_epoch(
     truth, features = np.asarray(labels), np.asarray(own)
     first = int(lessons.rounds[0])
     spans = [("first round", first, first + 1)]
-    spans += [(f"epoch {number}", start, after) for number, (start, after) in enumerate(epochs, 1)]
+    spans += [(f"rounds {start} to {after - 1}", start, after) for start, after in epochs]
     found = []
     for when, start, after in spans:
         part = lessons.within(start, after)
