@@ -15,7 +15,7 @@ from session_starts import TERMS, Doubling
 
 from quiltwork.errors import InvalidOption, LostParty
 from quiltwork.session import flower as module
-from quiltwork.session.channel import PairKeys, PartyEnd
+from quiltwork.session.channel import Node, PairKeys, PartyEnd
 from quiltwork.session.flower import FlowerChannel, LocalGrid, party_app, rehearsal
 from quiltwork.session.frames import Kind, Message
 
@@ -72,10 +72,11 @@ class Talk:
         self,
         grid: Callable[[dict[int, Any]], Any] = LocalGrid,
         answer: Callable[[bytes], bytes] | None = None,
+        node: Node | None = None,
         timeout: float = 20,
     ) -> None:
         addresses, keys = {"ash": 1, "birch": 2}, {"ash": PairKeys.fresh(), "birch": PairKeys.fresh()}
-        ends = {addresses[p]: PartyEnd(Doubling(), TERMS, keys[p]).answer for p in addresses}
+        ends = {addresses[p]: PartyEnd(node or Doubling(), TERMS, keys[p]).answer for p in addresses}
         if answer:
             ends[1] = answer
         self.grid = grid({number: party_app(end) for number, end in ends.items()})
@@ -187,9 +188,17 @@ def test_one_message_of_a_party_is_under_way_at_a_time(flwr: Any) -> None:
             self.open -= len(found)
             return found
 
-    channel = Talk(grid=Counting).channel
+    class Held(Doubling):
+        def handle(self, message: Message) -> Message:
+            pushed.wait(20)
+            return super().handle(message)
+
+    pushed = threading.Event()
+    channel = Talk(grid=Counting, node=Held()).channel
     for number in range(5):
         channel.push("ash", said(number, number))
+    assert most == [1]
+    pushed.set()
     assert [channel.pull("ash").round for _ in range(5)] == list(range(5))
     assert most == [1] * 5
 
