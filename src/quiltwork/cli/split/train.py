@@ -45,6 +45,10 @@ run only with --trust-code. Rows held out are never trained on; they judge what 
 say where no fragment alone tells the label. Labels can be recovered from what parties receive, unless labels.epsilon
 randomises those of training before the first round; scores on held-out rows are of the true labels.
 
+With `training.processes = true` each party lives in a process of its own that can open its own files only; without it
+all live in this one, and the records say so. With `align = "common"` the cases that all have are found by private set
+intersection, which tells parties how many cases each other has.
+
 Training that was interrupted goes on with --resume, bit for bit, if states were saved: --save-every."""
 EXAMPLES = """Examples:
 
