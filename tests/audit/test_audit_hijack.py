@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from audit_runs import ADAM, WIDTH, component, start
+from audit_runs import ADAM, WIDTH, component, fragments, start
 
 from quiltwork.audit.attacks.hijack import Hijacking, explained
+from quiltwork.audit.catalogue import GUARANTEES
 from quiltwork.audit.certificate import certify
+from quiltwork.audit.check import Check
 from quiltwork.audit.facts import facts_of
+from quiltwork.audit.guarantees import standing
 from quiltwork.audit.scrutiny import neighbour_gap, scrutiny
 from quiltwork.audit.tape import Lessons, Tape
 from quiltwork.errors import InvalidOption, NeedsRetraining
@@ -92,6 +95,31 @@ def test_g12_is_held_by_scrutiny_of_every_party(planted: tuple[SplitRun, Tape]) 
     caught = certify(hijack, [scrutiny(hijack, "p0", bad, labels, bad, labels)]).standing("G12")
     assert not caught.held
     assert "do NOT clearly carry" in caught.why
+
+
+def test_one_party_at_home_does_not_excuse_another_that_is_hijacked() -> None:
+    first, second = (
+        Check(
+            name=name,
+            run="0" * 64,
+            guarantee="G12",
+            subject=party,
+            evidence="exact",
+            passed=passed,
+            control=True,
+            found={},
+            says="",
+        )
+        for name, party, passed in (("local-loss", "p0", True), ("scrutiny", "p1", False))
+    )
+    g12 = next(g for g in GUARANTEES if g.number == "G12")
+    facts = facts_of(start("isolated", *fragments(parties=2)).records())
+    assert "found a breach" in standing(g12, facts, [first, second], []).why
+    assert not standing(g12, facts, [first], []).held
+    good = second.model_copy(update={"passed": True})
+    assert standing(g12, facts, [first, good], []).held
+    at_home = first.model_copy(update={"subject": "p1"})
+    assert standing(g12, facts, [first, second, at_home], []).held, "what never came cannot have steered"
 
 
 def lessons(draw: np.random.Generator, labels: np.ndarray, cotangents: np.ndarray) -> Lessons:

@@ -123,10 +123,10 @@ def _missing(guarantee: Guarantee, facts: Facts, checks: Sequence[Check], attack
 
 
 def _failing(group: tuple[str, ...], checks: Sequence[Check]) -> list[Check]:
-    """Checks of a group that found a breach, unless another one of the group stands in for them."""
+    """Checks of a group that found a breach, unless another one of the group holds for the same subject."""
     ran = [c for c in checks if c.name in group]
-    standing_in = {c.name for c in ran} - {c.name for c in ran if not c.passed}
-    return [] if standing_in else [c for c in ran if not c.passed]
+    held = {(c.subject, c.name) for c in ran if c.holds}
+    return [c for c in ran if not c.passed and not any(s == c.subject and n != c.name for s, n in held)]
 
 
 def _void(one: Check) -> str:
