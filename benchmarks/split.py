@@ -21,8 +21,8 @@ from typing import Any
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # before NumPy is imported, which the functions below do
 
-NAMES = ("accuracy", "equality", "bytes", "attacks", "label privacy", "record privacy", "faults", "steps")
-SEEDS_AT_MOST = {"equality": 3, "attacks": 3, "label privacy": 3, "record privacy": 2, "steps": 1}
+NAMES = ("accuracy", "equality", "bytes", "attacks", "hijack", "label privacy", "record privacy", "faults", "steps")
+SEEDS_AT_MOST = {"equality": 3, "attacks": 3, "hijack": 3, "label privacy": 3, "record privacy": 2, "steps": 1}
 """Dear sections, and those whose answer is yes or no, take fewer seeds."""
 
 
@@ -30,9 +30,11 @@ def section(name: str, data: Path, seeds: int) -> dict[str, Any]:
     """One section: mean, standard deviation and values of each figure, and what it cost."""
     import split_accuracy
     import split_attacks
+    import split_hijack
     import split_steps
 
     ways = {**split_accuracy.SECTIONS, **split_attacks.SECTIONS}
+    ways["hijack"] = lambda _, seed: split_hijack.hijack(seed)
     ways["steps"] = lambda *_: split_steps.steps()
     count, began = min(seeds, SEEDS_AT_MOST.get(name, seeds)), time.process_time()
     runs = []

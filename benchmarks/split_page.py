@@ -10,6 +10,7 @@ TITLES = {
     "equality": "Equality by hashes, with negative controls (1 = holds in every seed)",
     "bytes": "Bytes against the formula (digits, batch 64)",
     "attacks": "Attacks, beside what the attacker knew anyway",
+    "hijack": "A hijacking composer, and the party's scrutiny of cotangents (digits; a gap under 0.3 is an alarm)",
     "label privacy": "Labels randomised before the first step (digits, 10 epochs)",
     "record privacy": "Records: DP-SGD at each party, priced over all four (digits, delta 1e-5)",
     "faults": "Parties that are away, or lie (digits)",
@@ -44,6 +45,10 @@ def targets(sections: dict[str, Any]) -> dict[str, dict[str, Any]]:
         keys = ("equal", "an undeclared frame shows")
         every = [v for row in sections["bytes"]["rows"].values() for k in keys for v in row[k]["values"]]
         add("bytes equal the formula, an undeclared frame shows", f"{sum(every):.0f} of {len(every)}", all(every))
+    if "hijack" in sections:
+        rows = sections["hijack"]["rows"]["gap of cotangents, first epoch"]
+        caught = rows["hijack is caught"]["values"]
+        add("a planted hijack is caught in its first epoch", f"{sum(caught):.0f} of {len(caught)}", all(caught))
     if "steps" in sections:
         _add_steps(sections["steps"]["rows"], add)
     return checks
