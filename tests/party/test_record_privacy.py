@@ -250,3 +250,49 @@ def test_a_missing_opacus_is_named_with_its_mend(monkeypatch: pytest.MonkeyPatch
     fragment, labels = data()
     with pytest.raises(PrivacyError, match=r"opacus.*quiltwork\[dp\]"):
         train_privately(*pair(), fragment, ClassTarget(labels, CLASSES), one_step(1.0))
+
+
+# Ways past the clipping norm
+
+
+def test_dropout_masks_are_drawn_in_secret() -> None:
+    """Masks that all know belong to places in the sample: one row less moves them all, and the sum by more than C."""
+    fragment, labels = data()
+
+    def trained(seed: int, *layers: nn.Module) -> Tensor:
+        head = pair()[1]
+        component = Component.built(lambda: nn.Sequential(nn.Linear(4, 5), *layers), SGD, name="ash")
+        train_privately(
+            component, head, fragment, ClassTarget(labels, CLASSES), one_step(NOISELESS), generator=generator(seed)
+        )
+        return parameters(component, head)
+
+    assert torch.allclose(trained(0), trained(1), atol=1e-6), "without dropout only the noise differs"
+    assert not torch.allclose(trained(0, nn.Dropout(0.5)), trained(1, nn.Dropout(0.5)), atol=1e-3)
+
+
+@pytest.mark.parametrize("outlier", [float("nan"), float("inf"), 3e38])
+def test_a_row_that_overflows_changes_no_more_than_any_other(outlier: float) -> None:
+    fragment, labels = data()
+    without = fragment.clone()
+    fragment[7] = outlier
+    apart = (moved(fragment, labels, one_step(NOISELESS)) - moved(without, labels, one_step(NOISELESS))).norm()
+    assert apart <= 2 * 0.5 / ROWS * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("positions", [[0, 0, 1], [0, 1, -1, ROWS - 1]])
+def test_a_row_that_is_given_twice_is_refused(positions: list[int]) -> None:
+    fragment, labels = data()
+    with pytest.raises(InvalidOption, match="twice"):
+        train_privately(*pair(), fragment, ClassTarget(labels, CLASSES), one_step(1.0), positions=positions)
+
+
+def test_learners_that_trained_without_momentum_are_refused_too() -> None:
+    fragment, labels = data()
+    component, head = pair()
+    component.forward(fragment, 0)
+    component.backward(torch.ones(ROWS, 5), 0)
+    assert component.optimiser is not None
+    assert not component.optimiser.state, "the optimiser keeps no trace"
+    with pytest.raises(InvalidOption, match="has trained before"):
+        train_privately(component, head, fragment, ClassTarget(labels, CLASSES), one_step(1.0))

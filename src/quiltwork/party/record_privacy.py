@@ -13,10 +13,18 @@ of the rows that were trained on: sent in a session, h(x_j) is x_j through a kno
 
 **What is refused.** Modules with buffers (batch normalisation, or scaling by the fragment's own mean and deviation):
 they take statistics of the rows past the noise. Scale columns by public constants instead. Learners that have trained
-before, since nothing is known of what they learned from.
+before, since nothing is known of what they learned from. A position given twice, which would count a row twice.
 
-**Randomness.** Sampling and noise come from a generator of their own, seeded from the operating system's entropy and
-never from the session's seed, which all know: whoever draws the noise again subtracts it. Each noise term is a sum of
+**What is presumed.** A module maps each row by itself. One that mixes rows without a buffer (x - mean(x) of a batch, in
+a layer of one's own) is not recognised, and has no bound.
+
+**Rows that overflow.** The gradient of a row in which anything is infinite or no number counts as zero: clipping it
+gives no number, and a sum that is none would tell that the row is there.
+
+**Randomness.** Sampling, noise and dropout come from a generator of their own, seeded from the operating system's
+entropy and never from the session's seed, which all know: whoever draws the noise again subtracts it. A known dropout
+mask belongs to a place in the sample, so one row less would give the rows behind it other masks, and the sum would
+change by more than C; masks that are drawn in secret may be thought of as the rows' own. Each noise term is a sum of
 four draws (Holohan and Braghin 2021, arXiv 2107.10138), against attacks on floating-point noise. The generator is
 torch's Mersenne twister, which is statistical and no cipher.
 """
@@ -34,6 +42,7 @@ from torch import Tensor, nn
 
 from quiltwork.errors import InvalidOption, PrivacyError
 from quiltwork.models.split.component import Component
+from quiltwork.models.split.seeds import drawing
 from quiltwork.models.split.targets import Target
 from quiltwork.privacy.accountant import calibrate_sampled_gaussian
 from quiltwork.privacy.events import SampledGaussianEvent
@@ -128,17 +137,17 @@ def train_privately(
         fragment: rows ``[n, ...]``, each a function of one case alone.
         target: labels and loss, by position; its loss is a mean over rows.
         plan: sampling, clipping, noise.
-        positions: the rows to train on; None for all.
+        positions: the rows to train on, each once; None for all.
         generator: None for one seeded from the operating system's entropy, as every release must; tests pass one.
 
     Raises:
-        InvalidOption: a module that lets rows past the noise, or a learner that has trained before.
+        InvalidOption: a module that lets rows past the noise, a learner that has trained before, or a row twice.
         PrivacyError: Opacus is not installed.
     """
     wrapper, wrap = _opacus()
     modules = nn.Sequential(component.module, head.module)
     _require_private(modules, component, head)
-    rows = torch.arange(len(fragment)) if positions is None else torch.as_tensor(positions)
+    rows = torch.arange(len(fragment)) if positions is None else _distinct(torch.as_tensor(positions))
     drawn = generator or torch.Generator().manual_seed(secrets.randbits(63))
     whole = wrapper(modules, loss_reduction="sum")
     optimiser = wrap(
@@ -150,17 +159,39 @@ def train_privately(
         secure_mode=True,
     )
     try:
-        for step in range(plan.steps(len(rows))):
+        for _ in range(plan.steps(len(rows))):
             draws = torch.rand(len(rows), generator=drawn, dtype=torch.float64)
             sample = rows[draws < plan.rate(len(rows))]
-            with component.drawing(step):
+            with drawing(int(torch.randint(2**63 - 1, (1,), generator=drawn))):
                 logits = whole(_leaf(fragment[sample]))
             logits.backward(_summed(target, logits.detach(), sample))
+            _silence_overflow(modules)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
     finally:
         _unwrap(whole, modules)
     return plan.event(len(rows))
+
+
+def _distinct(positions: Tensor) -> Tensor:
+    if (positions < 0).any() or len(positions.unique()) < len(positions):
+        raise InvalidOption(
+            "positions",
+            why="one is negative or comes twice, and a row that counts twice changes a sum by twice the clipping norm",
+            mend="Give each row once, counted from 0.",
+        )
+    return positions
+
+
+def _silence_overflow(modules: nn.Module) -> None:
+    """Zero the gradients of rows in which anything is not finite."""
+    held = (getattr(parameter, "grad_sample", None) for parameter in modules.parameters())
+    found = [each for each in held if isinstance(each, Tensor)]
+    if not found or not len(found[0]):
+        return
+    sound = torch.stack([each.reshape(len(each), -1).isfinite().all(1) for each in found]).all(0)
+    for each in found:
+        each[~sound] = 0.0
 
 
 def _leaf(rows: Tensor) -> Tensor:
@@ -192,7 +223,7 @@ def _require_private(modules: nn.Module, component: Component, head: Component) 
             why="they have nothing to train, or step by different plans",
             mend="Give both the same optimiser plan.",
         )
-    if any(learner.optimiser is not None and learner.optimiser.state for learner in (component, head)):
+    if component.trained or head.trained:
         raise InvalidOption(
             f"component '{component.name}'",
             why="it or its head has trained before, and what it learned from is in no record",

@@ -110,6 +110,7 @@ class Component:
         self._trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
         self.optimiser = self.plan.build(list(self._trainable.values())) if self._trainable else None
         self._pending: dict[int, _Pending] = {}
+        self.trained = False  # an optimiser without moments keeps no trace of its steps
 
     @classmethod
     def built(
@@ -176,6 +177,7 @@ class Component:
         if self.optimiser is not None:
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
+            self.trained = True
 
     def forget(self) -> None:
         """Drop the graphs that wait for cotangents, as after a round that was broken off."""

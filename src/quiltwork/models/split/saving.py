@@ -39,6 +39,7 @@ def restore(component: Component, state: dict[str, Tensor]) -> None:
         component.module.load_state_dict(module)
     except RuntimeError as error:
         raise _foreign(component, "its tensors are those of another module") from error
+    component.trained = True  # for all that is known of the state
     component.forget()
     if component.optimiser is not None:
         moments: dict[int, dict[str, Tensor]] = {}
