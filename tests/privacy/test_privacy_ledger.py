@@ -11,7 +11,7 @@ from dp_accounting import pld
 
 from quiltwork.errors import InvalidOption
 from quiltwork.privacy.accountant import price
-from quiltwork.privacy.events import Event, ExactEvent, LaplaceEvent, OtherEvent, SampledGaussianEvent
+from quiltwork.privacy.events import Event, ExactEvent, GaussianEvent, LaplaceEvent, OtherEvent, SampledGaussianEvent
 from quiltwork.privacy.labels import RandomisedResponse
 from quiltwork.privacy.ledger import Ledger, coverage
 
@@ -116,3 +116,17 @@ def test_a_line_is_json_and_no_bound_is_null() -> None:
 def test_a_delta_outside_its_domain_is_refused() -> None:
     with pytest.raises(InvalidOption, match="delta="):
         ledger({}).price("row", delta=1.0)
+
+
+@pytest.mark.parametrize("unit", ["row", "label"])
+def test_an_event_of_another_unit_than_a_sessions_bounds_nothing_and_hides_nothing(unit: str) -> None:
+    sound: tuple[Event, ...] = (trained(), LABELS)
+    books = Ledger({"ash": sound}, columns=("ash",), labels=("ash",))
+    assert math.isfinite(books.price(unit, delta=1e-5))  # type: ignore[arg-type]
+    document = GaussianEvent(released="tokens", sigma=4.0, sensitivity=1.0)
+    for stray in (ExactEvent(released="activations"), document):
+        for events in ((*sound, stray), (stray,)):
+            line = Ledger({"ash": events}, columns=("ash",), labels=("ash",)).line(unit, delta=1e-5)  # type: ignore[arg-type]
+            assert line.epsilon == math.inf
+            assert line.covers == ()
+            assert any("for one document" in text for text in line.not_covered)

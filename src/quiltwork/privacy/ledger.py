@@ -12,6 +12,8 @@ Units are kept apart, since no sum of them means anything:
     row      one case more or less, as far as parties' columns go
     label    one label of another value
 
+An event of any other unit (a document, say) bounds neither, so beside it neither has a bound.
+
 Silence costs infinity here as everywhere: a party that holds a part and states no event has no bound, and neither has
 the case. What a bound covers and what it does not follows from the mechanism (`coverage`), and is never typed in.
 
@@ -37,6 +39,8 @@ from quiltwork.privacy.events import RandomisedResponseEvent as ResponseEvent
 
 CaseUnit: TypeAlias = Literal["row", "label"]
 """What a ledger of a session bounds."""
+
+_UNITS: tuple[CaseUnit, ...] = ("row", "label")
 
 _KNOWN = (LaplaceEvent, GaussianEvent, SampledGaussianEvent, ResponseEvent, ExactEvent)
 
@@ -128,9 +132,9 @@ class Ledger:
     labels: tuple[str, ...] = ()
 
     def of(self, unit: CaseUnit) -> dict[str, list[Event]]:
-        """By party, the events that count for a unit: those of it, and those of no known unit."""
+        """By party, the events that count for a unit: those of it, and those of neither unit."""
         found = {
-            party: [e for e in events if not isinstance(e, _KNOWN) or e.unit == unit]
+            party: [e for e in events if not isinstance(e, _KNOWN) or e.unit not in _other(unit)]
             for party, events in sorted(self.events.items())
         }
         return {party: events for party, events in found.items() if events}
@@ -146,8 +150,9 @@ class Ledger:
             InvalidOption: delta lies outside [0, 1).
             PrivacyError: dp-accounting is needed and not installed.
         """
-        paid = price([event for events in self.of(unit).values() for event in events], delta=delta)
-        return math.inf if self.silent(unit) else paid
+        events = [event for events in self.of(unit).values() for event in events]
+        paid = price(events, delta=delta)
+        return math.inf if self.silent(unit) or any(getattr(e, "unit", "") != unit for e in events) else paid
 
     def line(self, unit: CaseUnit, *, delta: float) -> Line:
         """A unit's bound; raises as `price`."""
@@ -155,6 +160,7 @@ class Ledger:
         about = [(event, coverage(event)) for events in found.values() for event in events]
         unsaid = [f"party '{party}' states no event: what it released has no bound" for party in silent]
         covers = [one.covers for _, one in about if one.covers] if math.isfinite(epsilon) else []
+        unsaid += [f"{e.released}: stated for one {e.unit}, not for one {unit}" for e, _ in about if _strays(e, unit)]
         open_ = [text for _, one in about for text in one.not_covered]
         return Line(
             unit,
@@ -168,6 +174,14 @@ class Ledger:
 
     def lines(self, *, delta: float) -> tuple[Line, ...]:
         """A line for each unit that somebody holds a part of or states an event for; raises as `price`."""
-        units: tuple[CaseUnit, ...] = ("row", "label")
         held = {"row": self.columns, "label": self.labels}
-        return tuple(self.line(unit, delta=delta) for unit in units if held[unit] or self.of(unit))
+        return tuple(self.line(unit, delta=delta) for unit in _UNITS if held[unit] or self.of(unit))
+
+
+def _other(unit: CaseUnit) -> tuple[CaseUnit, ...]:
+    return tuple(one for one in _UNITS if one != unit)
+
+
+def _strays(event: object, unit: CaseUnit) -> bool:
+    """Whether an event of a known mechanism is about another unit."""
+    return isinstance(event, _KNOWN) and event.unit != unit
