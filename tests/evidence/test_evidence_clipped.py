@@ -245,3 +245,16 @@ def test_a_text_that_is_no_rule_is_refused(text: str, why: str) -> None:
 def test_a_rule_outside_its_domain_is_refused(changes: dict[str, Any], why: str) -> None:
     with pytest.raises(InvalidOption, match=why):
         rule(**changes)
+
+
+@pytest.mark.parametrize(("scale", "clip"), [(1e-323, 0.1), (1e308, 10.0)])
+def test_units_by_which_nothing_can_be_divided_are_refused(scale: float, clip: float) -> None:
+    with pytest.raises(InvalidOption, match="zero or infinite"):
+        ClippedGaussian(np.zeros(1), np.array([scale]), 1.0, 1e-6, clip)
+
+
+def test_more_rows_than_whole_numbers_can_add_are_refused() -> None:
+    """2^27 counts in units of 2^-36 are 2^63, one too many."""
+    table = np.broadcast_to(np.float64(0.0), (2**27, 1))
+    with pytest.raises(InvalidOption, match="would not be exact"):
+        weighted_moments(table, np.broadcast_to(np.float64(1.0), (2**27, 1)), rule(1))

@@ -194,7 +194,7 @@ def test_a_spilled_table_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytes
     fragment = open_table([tmp_path / "t.parquet"], target="y")
     one = contribute_mixture(fragment, tmp_path / "1", MixtureOrder("a"))
     arrays = TableFragment.arrays
-    monkeypatch.setattr(TableFragment, "arrays", lambda self: arrays(self, memory=100))
+    monkeypatch.setattr(TableFragment, "arrays", lambda self, **options: arrays(self, memory=100, **options))
     assert contribute_mixture(fragment, tmp_path / "2", MixtureOrder("a")).digest == one.digest
 
 

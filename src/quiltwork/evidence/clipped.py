@@ -24,7 +24,10 @@ from the row itself and public parameters, or ones already released under noise;
 
 **Numbers that a computer adds.** u is rounded to multiples of 2^-12 inside the ball, weights towards zero; products are
 multiples of 2^-36, which blocks of rows add exactly in float64 and blocks among themselves as integers. So the bound
-holds for the sums and not only for real numbers (Casacuberta et al. 2022, arXiv 2207.10635).
+holds for the sums and not only for real numbers (Casacuberta et al. 2022, arXiv 2207.10635). What is left: beyond 2^17
+rows a sum is rounded once more, by less than 2^-26, where it becomes float64; and a weight that a matrix product gives
+may come out one bit different for the last few rows of a block when a row joins, which rounding to 2^-12 hides unless
+the weight lies on a step.
 """
 
 from __future__ import annotations
@@ -51,6 +54,9 @@ HESSIAN_SENSITIVITY = 1.0
 _GRID = 2.0**-12
 _UNIT = _GRID**3
 _BLOCK = 4096
+MOST_ROWS = 2**27 - 1
+"""More rows would overflow the whole numbers that sums are held in."""
+
 _TAIL = 2.0
 _FAR = 1e100
 
@@ -88,6 +94,8 @@ class ClippedGaussian:
         mechanisms.noise_grid("sigma", accountant.calibrate_gaussian(self.epsilon, self.delta, 1.0))
         object.__setattr__(self, "centre", centre)
         object.__setattr__(self, "scale", scale)
+        if not (np.isfinite(self.reach) & (self.reach > 0)).all():
+            raise refused("scale", "times clip it is zero or infinite, so rows could not be divided by it")
 
     @classmethod
     def from_text(cls, text: str, centre: Array, scale: Array) -> ClippedGaussian:
@@ -108,7 +116,8 @@ class ClippedGaussian:
     def reach(self) -> Array:
         """Clip times scale, float64 ``[d]``: what u = 1 stands for."""
         clip = math.sqrt(self.scale.size) + _TAIL if self.clip is None else self.clip
-        return np.asarray(self.scale * clip, dtype=np.float64)
+        with np.errstate(over="ignore"):
+            return np.asarray(self.scale * clip, dtype=np.float64)
 
     def clipped(self, rows: ArrayLike) -> Array:
         """u of each row, float64 ``[n, d]``: at most 1 long, in multiples of 2^-12."""
@@ -133,7 +142,12 @@ def weighted_moments(table: NDArray[np.generic], weights: Array, rule: ClippedGa
         table: ``[n, d]``.
         weights: float64 ``[n, R]``, absolute values at most 1; rounded towards zero.
         rule: units and clip.
+
+    Raises:
+        InvalidOption: there are more than `MOST_ROWS`.
     """
+    if len(table) > MOST_ROWS:
+        raise refused("rows", f"there are more than {MOST_ROWS}, and sums would not be exact")
     width = 1 + rule.scale.size
     total = np.zeros((weights.shape[1], width, width), dtype=np.int64)
     for start in range(0, len(table), _BLOCK):

@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from quiltwork.evidence.clipped import (
     HESSIAN_SENSITIVITY,
     MOMENTS_SENSITIVITY,
+    MOST_ROWS,
     ClippedGaussian,
     hessian_weights,
     noisy_matrices,
@@ -37,8 +38,6 @@ from quiltwork.privacy import accountant
 from quiltwork.privacy.events import Event, GaussianEvent
 
 Array = NDArray[np.float64]
-
-_MOST_ROWS = 2**27
 
 
 class NoisyPrecision(NamedTuple):
@@ -140,6 +139,6 @@ def _rows(rows: ArrayLike, rule: ClippedGaussian) -> NDArray[np.generic]:
     table = rows if isinstance(rows, np.ndarray) and rows.ndim == 2 else finite_table(rows)
     if table.shape[1] != rule.scale.size:
         raise refused("rows", f"they have {table.shape[1]} columns, and the rule {rule.scale.size}")
-    if len(table) > _MOST_ROWS:
-        raise refused("rows", f"there are more than {_MOST_ROWS}, and sums would not be exact")
+    if len(table) > MOST_ROWS:
+        raise refused("rows", f"there are more than {MOST_ROWS}, and sums would not be exact")
     return table

@@ -49,7 +49,8 @@ def contribute_mixture(
         The contribution as it was written.
 
     Raises:
-        FragmentError: the table has values that cannot be used, no rows, or a constant response.
+        FragmentError: the table has values that cannot be used or, unless the fit is private, no rows or a constant
+            response.
         InvalidOption: an option of the fit does not fit the rows (more experts than rows).
         StorageError: the target exists, or the file system refuses; nothing half-written stays.
     """
@@ -65,7 +66,7 @@ def fit_table(fragment: TableFragment, order: MixtureOrder) -> tuple[Fit, Table]
         FragmentError: as `contribute_mixture`.
         InvalidOption: likewise.
     """
-    rows = fragment.arrays()
+    rows = fragment.arrays(any_rows=order.private is not None)
     return fit_rows(rows, fragment.family, order), fragment.meaning(rows.classes)
 
 

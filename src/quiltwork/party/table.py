@@ -122,7 +122,9 @@ class TableFragment:
             for piece in sheet.pieces((*fragment.features, *responses, *weights), label):
                 yield fragment._checked(piece)
 
-    def arrays(self, *, memory: int = MEMORY_BUDGET, dtype: type[np.floating] = np.float64) -> Rows:
+    def arrays(
+        self, *, memory: int = MEMORY_BUDGET, dtype: type[np.floating] = np.float64, any_rows: bool = False
+    ) -> Rows:
         """All rows.
 
         The covariates of one ``.npy`` file, or of an array in memory, are a view of it where their columns stand side
@@ -131,6 +133,8 @@ class TableFragment:
         Args:
             memory: bytes of covariates above which they go to an anonymous temporary file.
             dtype: float64, or float32 for half the memory.
+            any_rows: take rows from which nothing can be learned, too, as a fit under noise does: a refusal would tell
+                of them.
 
         Raises:
             FragmentError: a row cannot be used, there are none, the response is constant, or all weights are zero.
@@ -142,8 +146,9 @@ class TableFragment:
         if rows is None:
             rows = gathered(fragment.blocks(), len(fragment.features), memory=memory, dtype=dtype)
         assert rows is not None
-        rows.require_usable(self.place, self.target)
-        return rows
+        if not any_rows:
+            rows.require_usable(self.place, self.target)
+        return rows if len(rows) or rows.classes is not None else replace(rows, y=np.empty((0, len(self.target))))
 
     def _checked(self, piece: Piece) -> Rows:
         """A piece as rows: values that are missing, infinite or outside their domain are refused or left out."""
@@ -176,7 +181,7 @@ class TableFragment:
         raise FragmentError(
             f"{piece.place} column '{name}' row {piece.first + row}",
             why=f"there is {why}",
-            mend='Correct it, or leave such rows out with missing="drop".',
+            mend='Correct it, or leave such rows out with missing="drop" (--missing drop).',
         )
 
     def _recoded(self, piece: Piece) -> NDArray[np.int64]:
