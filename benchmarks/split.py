@@ -21,7 +21,18 @@ from typing import Any
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # before NumPy is imported, which the functions below do
 
-NAMES = ("accuracy", "equality", "bytes", "attacks", "hijack", "label privacy", "record privacy", "faults", "steps")
+NAMES = (
+    "accuracy",
+    "heads",
+    "equality",
+    "bytes",
+    "attacks",
+    "hijack",
+    "label privacy",
+    "record privacy",
+    "faults",
+    "steps",
+)
 SEEDS_AT_MOST = {"equality": 3, "attacks": 3, "hijack": 3, "label privacy": 3, "record privacy": 2, "steps": 1}
 """Dear sections, and those whose answer is yes or no, take fewer seeds."""
 

@@ -14,7 +14,8 @@ from split_tasks import Task, digits, tasks
 
 from quiltwork.audit.tape import Tape
 from quiltwork.errors import LostParty
-from quiltwork.models.split.component import OptimiserPlan
+from quiltwork.models.split.component import Component, OptimiserPlan
+from quiltwork.models.split.composers import mlp
 from quiltwork.session.channel import LocalChannel
 from quiltwork.session.frames import Kind, Message
 from quiltwork.session.split.bill import training_bytes
@@ -55,6 +56,29 @@ def stacked(task: Task, seed: int) -> float:
     assert isinstance(run.mode, Isolated)
     run.mode.composition = Stacked(run.mode.outputs(run.activations(held)), task.labels[held])
     return accuracy(run, task)
+
+
+def other_heads(seed: int) -> dict[str, dict[str, float]]:
+    """Digits in isolated mode with other heads and widths, against joint mode of the same width."""
+    task, found = digits(seed), {}
+    for width in (16, 32):
+        run = trained("joint", task, seed, width=width)
+        found[f"width {width}"] = {"joint": accuracy(run, task)}
+        for name, hidden in (("linear heads", []), ("heads with 64 hidden", [64])):
+            found[f"width {width}"][f"isolated, {name}"] = accuracy(_headed(task, seed, width, hidden), task)
+    return found
+
+
+def _headed(task: Task, seed: int, width: int, hidden: list[int]) -> SplitRun:
+    run = started("isolated", task, seed, width=width)
+    assert isinstance(run.mode, Isolated)
+    heads = {
+        p: Component.built(lambda: mlp(width, task.classes, hidden), PLAN, name=f"head of {p}", seed=seed)
+        for p in task.fragments
+    }
+    run.mode = Isolated(heads, run.mode.composition)
+    run.train()
+    return run
 
 
 # Bytes ------------------------------------------------------------------------------
@@ -236,6 +260,7 @@ def _refused(task: Task, seed: int) -> dict[str, float]:
 
 SECTIONS: dict[str, Any] = {
     "accuracy": accuracies,
+    "heads": lambda _, seed: other_heads(seed),
     "equality": lambda _, seed: equalities(seed),
     "bytes": lambda _, seed: bytes_against_formula(seed),
     "faults": lambda _, seed: faults(seed),

@@ -7,6 +7,7 @@ from typing import Any
 
 TITLES = {
     "accuracy": "Accuracy on rows that nobody trained on",
+    "heads": "Isolated mode with other heads (digits)",
     "equality": "Equality by hashes, with negative controls (1 = holds in every seed)",
     "bytes": "Bytes against the formula (digits, batch 64)",
     "attacks": "Attacks, beside what the attacker knew anyway",
@@ -36,8 +37,11 @@ def targets(sections: dict[str, Any]) -> dict[str, dict[str, Any]]:
         )
         for task in ("digits", "mfeat"):
             short, error = shortfall(rows[task])
-            found = f"joint less isolated {short:+.4f}, one standard error {error:.4f}"
-            add(f"isolated within one standard error of joint, {task}", found, short <= error)
+            found = f"joint less isolated {short:+.4f}; standard error over pairs of one seed {error:.4f}"
+            add(f"isolated within one standard error of joint, seed by seed, {task}", found, short <= error)
+            alone = rows[task]["joint"]["sd"] / math.sqrt(len(rows[task]["joint"]["values"]))
+            found = f"joint less isolated {short:+.4f}; standard error of joint's mean {alone:.4f}"
+            add(f"isolated within the standard error of joint's mean, {task}", found, short <= alone)
     if "equality" in sections:
         every = [v for row in sections["equality"]["rows"].values() for f in row.values() for v in f["values"]]
         add("replay, swap and leaving hold, every control is caught", f"{sum(every):.0f} of {len(every)}", all(every))
