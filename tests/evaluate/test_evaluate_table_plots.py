@@ -232,6 +232,18 @@ def test_bars_out_of_all_proportion_keep_their_numbers_inside(canvases):
     assert outside(canvases[0], boxes) == []
 
 
+def test_one_method_and_parties_without_a_score_fit_the_figure(canvases):
+    alone = {name: gaussian() for name in ("ash", "birch", "cedar")}
+    gain_plots.party_gains(score_table({"reduction": gaussian(shift=0.2)}, {"ash": rows(gaussian(), 60)}, alone=alone))
+    (axes,) = canvases[0].axes
+    low, high = sorted(axes.get_ylim())
+    assert low < min(axes.get_yticks()) - 0.3
+    assert high > max(axes.get_yticks()) + 0.3
+    boxes = visible_texts(canvases[0])
+    assert overlaps(boxes) == []
+    assert outside(canvases[0], boxes) == []
+
+
 # --- calibration
 
 

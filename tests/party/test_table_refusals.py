@@ -57,6 +57,12 @@ def refusal(kind: type[QuiltworkError], path: Path, **options: Any) -> str:
         ("y\n1\n", {}, ["no column but target"]),
         ("a,y\n1,2\n5,2\n", {}, ["column 'y'", "same in every row"]),
         ("a,y\n1,u\n5,u\n", {"task": "classification"}, ["column 'y'", "one class"]),
+        (
+            "a,y\n" + "".join(f"{row},{row}.5\n" for row in range(65)),
+            {"task": "classification"},
+            ["column 'y'", "65 classes", "at most 64", "regression"],
+        ),
+        (f"a,y\n1,{SECRET}\n5,v\n", {}, ["column 'y'", "not numeric", "classification"]),
         ("a,y\n1,u\n5,\n", {"task": "classification"}, ["column 'y' row 2", "missing label"]),
         (f"a,y\n1,u\n5,{SECRET}\n", {"task": "classification", "classes": ["u", "v"]}, ["column 'y' row 2", "classes"]),
         (f"a,y\n1,2\n5,{SECRET}\n", {"task": "counts"}, ["column 'y' row 2", "whole number"]),

@@ -33,8 +33,11 @@ def party_gains(scores: Scores) -> bytes:
             # a column whose lower panel is empty carries its scale one panel higher
             axes.tick_params(labelbottom=place + across >= len(methods))
         _widen(panels[0], _own(scores, methods))
-        panels[0].invert_yaxis()
-        note = f"{scores.metric} saved against the party alone, on its own held-out data"
+        # parties without a score draw no bar, and their places count too
+        panels[0].set_ylim(len(scores.parties) - 0.5, -0.5)
+        # one panel alone is narrower than the line
+        space = "\n" if across == 1 else " "
+        note = f"{scores.metric} saved against the party alone,{space}on its own held-out data"
         canvas.supxlabel(f"{note}\n(right is better; grey: not clear)", fontsize=10)
     return png.getvalue()
 

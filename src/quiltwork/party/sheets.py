@@ -102,5 +102,5 @@ def not_numeric(place: str, column: str, detail: str) -> NoReturn:
     refuse(
         f"{place} column '{column}'",
         f"it is not numeric: {detail}",
-        "Encode it as numbers, name the features without it, or correct the row.",
+        "Encode it as numbers, or correct the row; name the features without it, or ask for classification of it.",
     )

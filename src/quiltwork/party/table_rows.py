@@ -20,6 +20,9 @@ from quiltwork.files import storage_error
 from quiltwork.models.mixture.design import Array
 from quiltwork.models.mixture.experts import Response
 
+MAX_CLASSES = 64
+"""Classes that a fit tells apart at most: its Newton steps hold an array of their number to the fourth power."""
+
 _GROWTH = 1 << 24
 """Bytes by which a pile in memory grows."""
 
@@ -49,13 +52,20 @@ class Rows:
         """Refuse rows from which nothing can be learned.
 
         Raises:
-            FragmentError: there are none, all weigh nothing, or a response is the same in all of them.
+            FragmentError: there are none, all weigh nothing, a response is the same in all of them, or it has more
+                than `MAX_CLASSES` classes.
         """
         if len(self) == 0:
             why = f"all of its {self.dropped} rows have missing values" if self.dropped else "it holds no rows"
             raise FragmentError(place, why=why, mend="Give a table with complete rows.")
         if self.weights is not None and not self.weights.any():
             raise FragmentError(place, why="all row weights are zero", mend="Give some row a positive weight.")
+        if self.classes is not None and len(self.classes) > MAX_CLASSES and target:
+            raise FragmentError(
+                f"{place} column '{target[0]}'",
+                why=f"it has {len(self.classes):,} classes, and a mixture tells at most {MAX_CLASSES} apart",
+                mend="Ask for regression or counts if it holds numbers, or put rare classes together.",
+            )
         counted = self.y if self.weights is None else self.y[self.weights > 0]
         for j, name in enumerate(target):
             column = counted if self.classes is not None else counted[:, j]
