@@ -106,7 +106,11 @@ class ClippedGaussian:
         """
         mechanism, _, rest = text.strip().partition(":")
         if mechanism != "gaussian":
-            raise refused(f"release rule {text[:200]!r}", "rows of a table leave under Gaussian noise, or exactly")
+            raise InvalidOption(
+                f"release rule {text[:200]!r}",
+                why="figures of a table leave under Gaussian noise, or exactly",
+                mend="Write gaussian:epsilon=8,delta=1e-6, say.",
+            )
         given = named_numbers(text, rest, {"epsilon": None, "delta": None, "clip": math.inf})
         return cls(
             centre, scale, given["epsilon"], given["delta"], None if given["clip"] == math.inf else given["clip"]

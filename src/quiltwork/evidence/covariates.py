@@ -242,7 +242,9 @@ def _is_covariance(matrix: Array) -> bool:
 
 def _require_whole(name: str, value: int, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= most:
-        raise InvalidOption(f"{name}={value!r}", why="it is a whole number", mend=f"Choose one from 1 to {most}.")
+        raise InvalidOption(
+            f"{name}={value!r}", why=f"it is not a whole number from 1 to {most}", mend="Choose one that is."
+        )
 
 
 def _require_scale(scale: ArrayLike, size: int) -> Array:
