@@ -133,9 +133,9 @@ def isolations(pairwise: Array) -> Array:
 
 
 def _reason(local: Local, isolation: float, usual: float) -> str:
-    distance = f"its fit stands {isolation:.3g} nats a row from the quarter of machines nearest to it"
+    distance = f"its fit stands up to {isolation:.3g} nats a row (a bound) from the quarter of machines nearest to it"
     unsettled = "" if local.converged else ", and it had not converged"
-    return f"{distance}, where {usual:.3g} is usual{unsettled}"
+    return f"{distance}, where up to {usual:.3g} is usual{unsettled}"
 
 
 def _variances(local: Local) -> Array:
