@@ -240,7 +240,7 @@ def load(path: Path, how: str) -> str:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     """A demo of a few steps."""
     out = tmp_path_factory.mktemp("demo") / "demo-out"
-    sizes = ("--base-steps", 3, "--steps", 2, "--budget", 60_000, "--test-bytes", 1500, "--jobs", 1)
+    sizes = ("--base-steps", 3, "--steps", 2, "--budget", 150_000, "--test-bytes", 1500, "--jobs", 1)
     process = start("demo", "--out", out, *sizes)
     printed, notes = process.communicate(timeout=3000)
     assert process.returncode == 0, notes
