@@ -54,6 +54,13 @@ def run_owner(arguments: Sequence[str], name: str, threads: int) -> None:
         )
 
 
+def hand_over(outbox: Path, name: str, contributions: Path) -> None:
+    """Move what an owner's process wrote from the place of its own to where contributions are gathered."""
+    contributions.mkdir(exist_ok=True)
+    (outbox / name).rename(contributions / name)
+    shutil.rmtree(outbox)
+
+
 @contextmanager
 def scratch(parent: Path) -> Iterator[Path]:
     """A directory for the while of a comparison."""

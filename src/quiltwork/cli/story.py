@@ -19,7 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quiltwork.cli.stage import clear, run_owner, same_bytes, scratch
+from quiltwork.cli.stage import clear, hand_over, run_owner, same_bytes, scratch
 from quiltwork.errors import InvalidOption, QuiltworkError
 from quiltwork.files import new_directory, write_file
 
@@ -148,10 +148,7 @@ class Story:
         began = time.monotonic()
         self._process(command, name)
         self._seconds[name] = round(time.monotonic() - began, 1)
-        handed_over = self.out / "contributions" / name
-        handed_over.parent.mkdir(exist_ok=True)
-        (outbox / name).rename(handed_over)
-        shutil.rmtree(outbox)
+        hand_over(outbox, name, self.out / "contributions")
 
     def _process(self, arguments: list[str], name: str) -> None:
         run_owner(arguments, name, threads=max(1, (os.cpu_count() or 1) // self.jobs))

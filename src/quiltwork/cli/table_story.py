@@ -19,7 +19,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from quiltwork.cli.stage import clear, run_owner, same_bytes, scratch
+from quiltwork.cli.stage import clear, hand_over, run_owner, same_bytes, scratch
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -144,10 +144,7 @@ class TableStory:
         began = time.monotonic()
         self._process(command, party)
         self._seconds[party] = round(time.monotonic() - began, 1)
-        handed_over = self.out / "contributions" / party
-        handed_over.parent.mkdir(exist_ok=True)
-        (outbox / party).rename(handed_over)
-        shutil.rmtree(outbox)
+        hand_over(outbox, party, self.out / "contributions")
 
     def _process(self, arguments: list[str], party: str) -> None:
         run_owner(arguments, party, threads=max(1, (os.cpu_count() or 1) // self.jobs))

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from quiltwork.compose.ordered import in_order
-from quiltwork.compose.support import require_support
+from quiltwork.compose.support import precision_of, require_support
 from quiltwork.compose.tables import Local, Precision, Solution, Table
-from quiltwork.errors import InvalidOption, MissingPart
+from quiltwork.errors import InvalidOption
 from quiltwork.models.mixture.design import Array
 from quiltwork.models.mixture.experts import Experts
 from quiltwork.models.mixture.experts.gaussian import GaussianExperts
@@ -77,7 +77,7 @@ class PrecisionAverage:
             )
         found = in_order(locals, self.support, self.seed, self.robust)
         pairs = zip(found.locals, found.orders, strict=True)
-        precisions = [reordered(_precision(local), order) for local, order in pairs]
+        precisions = [reordered(precision_of(local), order) for local, order in pairs]
         gate = _gate(found.mixtures, precisions, found.mean())
         return Solution(Mixture(gate, _experts(found.mixtures, precisions, found.mean())), found.excluded)
 
@@ -92,16 +92,6 @@ def reordered(precision: Precision, order: Sequence[int]) -> Precision:
     whole[:, :, -1] = -whole[:, :, :-1].sum(axis=2)
     moved = whole[list(order)][:, :, list(order)][:-1, :, :-1]
     return Precision(precision.expert_grams[list(order)], moved.reshape((k - 1) * p, (k - 1) * p))
-
-
-def _precision(local: Local) -> Precision:
-    if local.precision is None:
-        raise MissingPart(
-            f"party '{local.party}'",
-            why="it declared no precision of its fit",
-            mend="Ask the party for it, leave it out, or use AlignedAverage.",
-        )
-    return local.precision
 
 
 def _experts(

@@ -21,9 +21,9 @@ import numpy as np
 
 from quiltwork.compose.home import home_rows
 from quiltwork.compose.screening import screen, strangers
-from quiltwork.compose.support import require_support, rows_of, summary_of
+from quiltwork.compose.support import precision_of, require_support, rows_of, summary_of
 from quiltwork.compose.tables import Local, Solution, Table
-from quiltwork.errors import InvalidOption, MissingPart
+from quiltwork.errors import InvalidOption
 from quiltwork.evidence.covariates import CovariateSummary
 from quiltwork.models.mixture.design import Array
 from quiltwork.models.mixture.experts import Experts
@@ -167,7 +167,7 @@ class Reduction:
         found = reduced_experts(pool, k, Steps(self.starts, self.max_iterations, self.tolerance))
         if not self._pools:
             return with_gate(pool, found, found.experts, self.gate)
-        grams = [_grams(local) for local in locals_]
+        grams = [precision_of(local).expert_grams for local in locals_]
         return with_gate(pool, found, pooled_by_precision(pool, found.experts, grams), self.gate)
 
     def _pool(self, locals_: Sequence[Local]) -> Pool:
@@ -266,16 +266,6 @@ def _posterior(locals_: Sequence[Local]) -> MachineWeights | None:
 
 def _summaries(locals_: Sequence[Local]) -> tuple[CovariateSummary, ...]:
     return tuple(summary_of(local) for local in locals_)
-
-
-def _grams(local: Local) -> Array:
-    if local.precision is not None:
-        return local.precision.expert_grams
-    raise MissingPart(
-        f"party '{local.party}'",
-        why="it declared no precision of its fit",
-        mend="Ask the party for it, or use experts='transport'.",
-    )
 
 
 def _require_one_of(name: str, value: str, *allowed: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from quiltwork.errors import InvalidOption, MissingPart
 from quiltwork.evidence.covariates import CovariateSummary
 from quiltwork.models.mixture.design import Array
-from quiltwork.models.mixture.local import Local
+from quiltwork.models.mixture.local import Local, Precision
 
 
 def rows_of(locals_: Sequence[Local]) -> Array:
@@ -74,6 +74,21 @@ def summary_of(local: Local) -> CovariateSummary:
             mend="Ask the party for one, or leave it out.",
         )
     return local.covariates
+
+
+def precision_of(local: Local) -> Precision:
+    """The precision of its fit that a machine declared.
+
+    Raises:
+        MissingPart: it declared none.
+    """
+    if local.precision is None:
+        raise MissingPart(
+            f"party '{local.party}'",
+            why="it declared no precision of its fit",
+            mend="Ask the party for it, leave it out, or choose a method or option that does without.",
+        )
+    return local.precision
 
 
 def _draw(local: Local, rows: int, seed: int) -> Array:

@@ -10,7 +10,6 @@ under differential privacy (see ``evidence/release.py``).
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -49,6 +48,7 @@ from quiltwork.party.fragment import Fragment
 from quiltwork.party.moments import Second, residual_moments
 from quiltwork.party.packing import epochs, pack
 from quiltwork.party.scopes import FFNScope, FullScope, Scope
+from quiltwork.party.software import versions
 from quiltwork.party.training import TrainingPlan, TrainingResult, train
 from quiltwork.privacy.events import Event, ExactEvent
 
@@ -338,7 +338,7 @@ def _training_summary(order: Order, results: dict[str, TrainingResult]) -> Train
         seed=plan.seed,
         loss_first=runs[-1].losses[0] if told else None,
         loss_last=runs[-1].losses[-1] if told else None,
-        software={n: importlib.metadata.version(n) for n in ("quiltwork", "torch", "transformers")},
+        software=versions("quiltwork", "torch", "transformers"),
     )
 
 

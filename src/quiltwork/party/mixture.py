@@ -10,7 +10,6 @@ cores.
 
 from __future__ import annotations
 
-import importlib.metadata
 from pathlib import Path
 
 from quiltwork.contribution.sealed import Contribution
@@ -27,6 +26,7 @@ from quiltwork.models.mixture.local import Local, Table
 from quiltwork.models.mixture.named import named
 from quiltwork.party.fitting import Fit, fit_rows
 from quiltwork.party.mixture_order import MixtureOrder
+from quiltwork.party.software import versions
 from quiltwork.party.table import TableFragment
 
 __all__ = ["MixtureOrder", "contribute_mixture", "fit_table", "reference", "release", "require_absent"]
@@ -130,7 +130,7 @@ def _method(fit: Fit, table: Table, seed: int) -> MixtureMethod:
         iterations=fit.iterations,
         log_likelihood=fit.log_likelihood,
         seed=seed,
-        software={name: importlib.metadata.version(name) for name in ("quiltwork", "numpy", "scipy", "scikit-learn")},
+        software=versions("quiltwork", "numpy", "scipy", "scikit-learn"),
     )
 
 

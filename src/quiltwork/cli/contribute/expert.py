@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from quiltwork.cli.contribute.handover import show
 from quiltwork.cli.contribute.sealing import seal
-from quiltwork.cli.inputs import print_json, read_text, say
+from quiltwork.cli.inputs import read_text, say
 
 NAME = "expert"
 HELP = """Train an expert of a language model on your own text, here, and write one contribution directory.
@@ -73,7 +74,6 @@ def run(
     text = read_text(card, "--card") if card else ""
     sealing = _confine(base, data, out, state) if confine else "off"
     say(f"confinement: {sealing}")
-    from quiltwork.contribution.describe import describe
     from quiltwork.evidence.release import release_rule
     from quiltwork.models.base import open_base
     from quiltwork.party.contribute import Order, contribute, moments_by_name, scope_by_name
@@ -108,11 +108,7 @@ def run(
     contribution = contribute(
         open_base(base), fragment, out, order, state_dir=state, overwrite=overwrite, force_cpu=cpu
     )
-    if json:
-        print_json(describe(contribution) | {"path": str(out), "confinement": sealing})
-        return
-    say(f"wrote {out}: {contribution.bytes:,} bytes, {contribution.digest}")
-    say(f"look at it before it leaves: quiltwork inspect {out}")
+    show(contribution, out, sealing, json=json)
 
 
 def _confine(base: Path, data: list[Path], out: Path, state: Path) -> str:

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from quiltwork.cli.contribute.sealing import seal
-from quiltwork.cli.inputs import print_json, say
+from quiltwork.cli.contribute.handover import show
+from quiltwork.cli.contribute.sealing import seal_for_tables
+from quiltwork.cli.inputs import say
 from quiltwork.cli.tables import open_mixtures, table_fragment
 
 NAME = "likelihoods"
@@ -36,9 +37,8 @@ def run(
 ) -> None:
     """State how likely your rows are under composed mixtures of experts."""
     scratch = out.with_name(f".{out.name}.scratch")
-    sealing = _confine([*data, *candidate], out, scratch) if confine else "off"
+    sealing = seal_for_tables([*data, *candidate], out, scratch) if confine else "off"
     say(f"confinement: {sealing}")
-    from quiltwork.contribution.describe import describe
     from quiltwork.party.answers import answer_candidates
 
     try:
@@ -53,17 +53,4 @@ def run(
         )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    if json:
-        print_json(describe(contribution) | {"path": str(out), "confinement": sealing})
-        return
-    say(f"wrote {out}: {contribution.bytes:,} bytes, {contribution.digest}")
-    say(f"look at it before it leaves: quiltwork inspect {out}")
-
-
-def _confine(read: list[Path], out: Path, scratch: Path) -> str:
-    """Seal the process, heavy imports first."""
-    import pyarrow  # noqa: F401
-    import sklearn  # noqa: F401
-    import torch  # noqa: F401
-
-    return seal(read, out, scratch)
+    show(contribution, out, sealing, json=json)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from quiltwork.cli.contribute.sealing import seal
-from quiltwork.cli.inputs import listed, named, numbers, print_json, read_text, say
+from quiltwork.cli.contribute.handover import show
+from quiltwork.cli.contribute.sealing import seal_for_tables
+from quiltwork.cli.inputs import listed, named, numbers, read_text, say
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -92,9 +93,8 @@ def run(
     """Fit a mixture of experts to your own table, here, and write one contribution directory."""
     text = read_text(card, "--card") if card else ""
     scratch = out.with_name(f".{out.name}.scratch")
-    sealing = _confine(data, out, scratch) if confine else "off"
+    sealing = seal_for_tables(data, out, scratch) if confine else "off"
     say(f"confinement: {sealing}")
-    from quiltwork.contribution.describe import describe
     from quiltwork.party.mixture import contribute_mixture
     from quiltwork.party.mixture_order import MixtureOrder
     from quiltwork.party.table import open_table
@@ -127,11 +127,7 @@ def run(
             contribution = contribute_mixture(fragment, out, order, overwrite=overwrite)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    if json:
-        print_json(describe(contribution) | {"path": str(out), "confinement": sealing})
-        return
-    say(f"wrote {out}: {contribution.bytes:,} bytes, {contribution.digest}")
-    say(f"look at it before it leaves: quiltwork inspect {out}")
+    show(contribution, out, sealing, json=json)
 
 
 @contextmanager
@@ -203,12 +199,3 @@ def _whole(word: str, what: str, wanted: str) -> int:
         return int(word)
     except ValueError:
         raise InvalidOption(f"{what} '{word}'", why=f"it is not {wanted}", mend=f"Write {what} 4, say.") from None
-
-
-def _confine(data: list[Path], out: Path, scratch: Path) -> str:
-    """Seal the process, heavy imports first."""
-    import pyarrow  # noqa: F401
-    import sklearn  # noqa: F401
-    import torch  # noqa: F401
-
-    return seal(data, out, scratch)

@@ -36,3 +36,12 @@ def seal(read: Sequence[Path], out: Path, scratch: Path) -> str:
     os.environ["TMPDIR"] = str(scratch.resolve())
     sealed = confine(read, [out.parent, scratch])
     return f"{sealed.level} ({sealed.detail})"
+
+
+def seal_for_tables(read: Sequence[Path], out: Path, scratch: Path) -> str:
+    """`seal`, after the heavy imports that every kind of contribution from a table needs."""
+    import pyarrow  # noqa: F401
+    import sklearn  # noqa: F401
+    import torch  # noqa: F401
+
+    return seal(read, out, scratch)
