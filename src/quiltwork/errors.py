@@ -13,6 +13,7 @@ Each error says three things: *what* is wrong (the offending part by name), *why
     │   ├── TokenizerMismatch        another tokenizer or vocabulary
     │   ├── TensorMismatch           tensors missing, extra, tied or of another shape
     │   ├── TableMismatch            fitted to tables of other features, units, targets or classes
+    │   ├── TaskMismatch             networks of other inputs, units, classes or outputs, or statistics of other weights
     │   ├── DuplicateParty           two contributions of one party
     │   └── MissingPart              the method needs a part that the contribution does not hold
     ├── CheckpointError              a base or composed checkpoint that cannot be read
@@ -99,6 +100,10 @@ class TensorMismatch(CompatibilityError):
 
 class TableMismatch(CompatibilityError):
     """Mixtures were fitted to tables that differ in features, units, target, classes or family."""
+
+
+class TaskMismatch(CompatibilityError):
+    """Networks that differ in inputs, units, classes or outputs, or statistics that are of other weights."""
 
 
 class DuplicateParty(CompatibilityError):
