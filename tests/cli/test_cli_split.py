@@ -82,7 +82,7 @@ def test_isolated_mode_says_where_no_fragment_tells_the_label(tmp_path: Path) ->
     assert "no fragment alone tells the label" in outcome.json["warnings"][0]
     assert outcome.json["scores"]["composed"] < 0.75
     done("split", "audit", words, "--run", tmp_path / "run")
-    assert "**Noticed:** no fragment alone tells" in (tmp_path / "run" / "certificate.md").read_text()
+    assert '<p class="open">no fragment alone tells' in (tmp_path / "run" / "certificate.html").read_text()
 
 
 def test_joint_mode_learns_it(joint: tuple[Path, Path]) -> None:
@@ -157,7 +157,7 @@ def test_audit_by_training_again(isolated: tuple[Path, Path], joint: tuple[Path,
     assert found["G2"][0], found["G2"]
     certificate = read_certificate((tmp_path / "certificate.json").read_text())
     assert {c.subject for c in certificate.checks if c.name == "swap" and c.holds} == {"bank", "shop"}
-    assert "| G2 | Full non-interference" in (tmp_path / "certificate.md").read_text()
+    assert "Full non-interference" in (tmp_path / "certificate.html").read_text()
     found = standings(*joint, "--retrain", "--out", tmp_path)
     assert found["G0"][0], found["G0"]
     assert not found["G2"][0]

@@ -170,12 +170,14 @@ def ledger(facts: Facts, delta: float = DELTA) -> tuple[Check, Check]:
     return _spent(facts, "label-ledger", "G7a", "label", delta), _spent(facts, "record-ledger", "G7b", "row", delta)
 
 
-def _ledger(facts: Facts, planted: tuple[Event, ...] = ()) -> Ledger:
-    """Every party holds columns of a case, also one that left; the label is the label party's, or the composer's."""
+def books(facts: Facts, planted: tuple[Event, ...] = ()) -> Ledger:
+    """The events of a run by party: every party holds columns of a case, also one that left; the label is the label
+    party's, or the composer's."""
     events = {party: tuple(facts.privacy_events(party)) for party in facts.events}
     for party in (*facts.parties, *facts.left):
-        # however privately a component was trained, activations of training rows are those rows through it
-        if facts.frames(party, Kind.ACTIVATION):
+        # however privately a component was trained, activations of training rows are those rows through it, and so is
+        # their sum
+        if facts.frames(party, Kind.ACTIVATION) or facts.frames(party, Kind.MASKED):
             events[party] = (*events.get(party, ()), ExactEvent(released="activations", unit="row"))
     stated = tuple(party for party, found in events.items() if any(e.unit == "label" for e in found))
     holders = (facts.label_party,) if facts.label_party else stated or ("composer",)
@@ -183,9 +185,9 @@ def _ledger(facts: Facts, planted: tuple[Event, ...] = ()) -> Ledger:
 
 
 def _spent(facts: Facts, name: str, guarantee: str, unit: CaseUnit, delta: float) -> Check:
-    line = _ledger(facts).line(unit, delta=delta)
+    line = books(facts).line(unit, delta=delta)
     planted = ExactEvent(released="planted", unit=unit)
-    control = math.isinf(_ledger(facts, (planted,)).price(unit, delta=delta))
+    control = math.isinf(books(facts, (planted,)).price(unit, delta=delta))
     finite = math.isfinite(line.epsilon)
     says = f"No finite epsilon holds for one {unit}."
     if finite:

@@ -22,20 +22,25 @@ HELP = """Draw scores as one self-contained HTML page, with PNG plots and JSON b
 
 Several score files are merged: every owner can evaluate on its own machine and hand over numbers only. With --composite
 the page also shows composed mixtures of experts: their experts along the features that matter most, their gates, which
-machines took part; and with --party how the likelihood grows with their number. Rows are never drawn unless you ask."""
+machines took part; and with --party how the likelihood grows with their number. Rows are never drawn unless you ask.
+
+Run directories of `quiltwork split train` make a page of their own: scores of the composed model and of parties alone,
+run beside run, training losses, and each run's certificate. A run may be named: NAME=DIRECTORY."""
 EXAMPLES = """Examples:
 
 `quiltwork report scores.json --out report.html`
 
 `quiltwork report acme.json globex.json --out report.html`
 
-`quiltwork report scores.json --composite composed --party a=a-test.parquet --party b=b-test.parquet --json`"""
+`quiltwork report scores.json --composite composed --party a=a-test.parquet --party b=b-test.parquet --json`
+
+`quiltwork report run-isolated run-joint --out report.html`"""
 _SUMMARY_ROWS = 500
 """Drawn from each machine's summary where no rows are given; they set the ranges that are shown."""
 
 
 def run(
-    scores: Annotated[list[Path], typer.Argument(help="Files that `quiltwork evaluate` wrote.")],
+    scores: Annotated[list[Path], typer.Argument(help="Files that `quiltwork evaluate` wrote, or run directories.")],
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
     composite: Annotated[
         list[Path] | None, typer.Option(help="A composed mixture of experts, or NAME=DIRECTORY. Repeatable.")
@@ -48,6 +53,9 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print the paths written as JSON.")] = False,
 ) -> None:
     """Draw scores as one self-contained HTML page."""
+    if runs := _runs(scores):
+        _written(_sessions(runs, out, composite or party), json)
+        return
     from quiltwork.evaluate.merging import merge
     from quiltwork.evaluate.report import write_report
     from quiltwork.evaluate.scores import load_scores
@@ -63,11 +71,42 @@ def run(
     merged = merge(*(load_scores(path) for path in scores))
     data = HeldOutPaths.of(party or [], [])
     extra = _figures(composite or [], data, merged, show_rows, missing) if composite else []
-    written = write_report(merged, out, extra=extra)
+    _written(write_report(merged, out, extra=extra), json)
+
+
+def _written(paths: Sequence[Path], json: bool) -> None:
     if json:
-        print_json([str(path) for path in written])
+        print_json([str(path) for path in paths])
     else:
-        say(f"wrote {written[0]} and {len(written) - 1} files beside it")
+        say(f"wrote {paths[0]} and {len(paths) - 1} files beside it")
+
+
+def _runs(inputs: Sequence[Path]) -> list[Path]:
+    """The inputs, if they are run directories of split learning, as they were named; none if they are files.
+
+    Raises:
+        InvalidOption: some are and some are not.
+    """
+    found = [path for path in inputs if (Path(str(path).rpartition("=")[2]) if not path.exists() else path).is_dir()]
+    if found and len(found) < len(inputs):
+        raise InvalidOption(
+            f"report of '{found[0]}'",
+            why="it is a directory and others are files: scores of sessions are no scores of composed models",
+            mend="Make a report of the run directories, and another one of the score files.",
+        )
+    return found
+
+
+def _sessions(runs: Sequence[Path], out: Path, asked: object) -> list[Path]:
+    """The page of runs of split learning, and what lies beside it."""
+    from quiltwork.audit.page import write_page
+    from quiltwork.cli.split.page import accounts
+
+    if asked:
+        raise InvalidOption(
+            "--composite and --party", why="they are for scores of mixtures", mend="Leave them out for run directories."
+        )
+    return write_page(accounts(named_directories(runs, by_method=False)), out)
 
 
 def _figures(paths: Sequence[Path], data: HeldOutPaths, scores: Scores, show_rows: bool, missing: str) -> list[Drawing]:

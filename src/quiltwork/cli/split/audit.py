@@ -10,14 +10,14 @@ import typer
 from quiltwork.cli.inputs import print_json, say
 
 NAME = "audit"
-PAGE = "certificate.md"
+PAGE = "certificate.html"
 HELP = """Say which guarantees a run holds and which it does not, with the evidence of each.
 
-Reads the records of a run directory, checks that its states are those of the records, and writes certificate.json and
-certificate.md. With --retrain it also trains again, from the files of the plan: as it was, where every component must
-come out the same; then in joint mode as one graph in one process, which must give the same bits, and in isolated mode
-for each party with all other fragments replaced by noise, where that party must see and become the same. Each check is
-tried on a planted breach that it must catch."""
+Reads the records of a run directory, checks that its states are those of the records, and writes certificate.json,
+certificate.html and certificate.png. With --retrain it also trains again, from the files of the plan: as it was,
+where every component must come out the same; then in joint mode as one graph in one process, which must give the same
+bits, and in isolated mode for each party with all other fragments replaced by noise, where that party must see and
+become the same. Each check is tried on a planted breach that it must catch."""
 EXAMPLES = """Examples:
 
 `quiltwork split audit plan.toml --run run`
@@ -38,11 +38,11 @@ def run(
 
     from quiltwork.audit.certificate import certify
     from quiltwork.audit.facts import read_facts
-    from quiltwork.cli.split.folder import CERTIFICATE, RECORDS, read_document, read_note
-    from quiltwork.cli.split.page import lines, page
+    from quiltwork.audit.page import write_page
+    from quiltwork.cli.split.folder import RECORDS, read_document, read_note
+    from quiltwork.cli.split.page import account, lines
     from quiltwork.cli.split.plan import read_plan
     from quiltwork.cli.split.retraining import checks, require_states
-    from quiltwork.files import write_file
 
     words = read_plan(plan)
     note = read_note(run_, plan.read_bytes())
@@ -51,11 +51,10 @@ def run(
     require_states(run_, words, note, facts, plan.parent, trusted)
     certificate = certify(facts, checks(run_, words, facts, plan.parent, trusted) if retrain else [])
     place = out or run_
-    write_file(place / CERTIFICATE, certificate.to_json())
-    write_file(place / PAGE, page(certificate))
+    written = write_page([account(run_, run_.resolve().name, certificate)], place / PAGE)
     if json:
         print_json(jsonlib.loads(certificate.to_json()))
         return
     for line in lines(certificate):
         print(line)
-    say(f"wrote {place / CERTIFICATE} and {place / PAGE}")
+    say(f"wrote {written[0]} and {', '.join(path.name for path in written[1:])} beside it")

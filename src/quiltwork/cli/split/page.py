@@ -1,16 +1,46 @@
-"""A certificate as a page of Markdown: what is held, what is not, why, and against whom."""
+"""A run directory as the page tells of it, and its certificate as lines for a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from quiltwork.audit.catalogue import GUARANTEES
-from quiltwork.audit.certificate import Certificate
+from quiltwork.audit.certificate import Certificate, read_certificate
+from quiltwork.audit.page import Account
+from quiltwork.cli.split.folder import CERTIFICATE, LOSSES, PLAN, RUN, read_document, read_note
+from quiltwork.errors import InvalidOption
+
+_NO_SESSIONS = "Name directories that `quiltwork split train` wrote."
 
 
-def page(certificate: Certificate) -> str:
-    """The page; every line follows from the certificate."""
-    return "\n".join([*_head(certificate), *_standings(certificate), *_checks(certificate), *_digests(certificate), ""])
+def is_run(path: Path) -> bool:
+    """Whether a path is a run directory of split learning."""
+    return (path / RUN).is_file()
+
+
+def account(run: Path, name: str, certificate: Certificate | None = None) -> Account:
+    """What a run directory says of its run.
+
+    Args:
+        run: the directory.
+        name: of the run.
+        certificate: in the place of the one in the directory.
+
+    Raises:
+        InvalidOption: it is no run directory, or damaged.
+        AlteredRecords: its certificate does not follow from its own facts and checks.
+    """
+    note = read_note(run, read_document(run, PLAN).encode())
+    found = read_certificate(read_document(run, CERTIFICATE)) if certificate is None else certificate
+    measure = "R squared" if note.classes is None else "accuracy"
+    return Account(name, found, note.scores, measure, note.cases[1], _losses(run))
+
+
+def accounts(runs: Mapping[str, Path]) -> list[Account]:
+    """Those of several runs, by name."""
+    return [account(run, name) for name, run in runs.items()]
 
 
 def lines(certificate: Certificate) -> Iterator[str]:
@@ -21,44 +51,12 @@ def lines(certificate: Certificate) -> Iterator[str]:
         yield f"{state:>9}  {standing.number:<4} {titles[standing.number]}: {standing.why}"
 
 
-def _head(certificate: Certificate) -> Iterator[str]:
-    facts = certificate.facts
-    total = sum(crossing.bytes for crossing in facts.crossed)
-    yield f"# Certificate of a run in {facts.mode} mode"
-    yield ""
-    yield f"Parties: {', '.join(facts.parties)}. Rounds: {facts.rounds}. Bytes that crossed: {total:,}."
-    yield ""
-    for warning in facts.warnings:
-        yield f"**Noticed:** {warning}"
-        yield ""
-
-
-def _standings(certificate: Certificate) -> Iterator[str]:
-    yield "| | guarantee | standing | why | against |"
-    yield "|---|---|---|---|---|"
-    guarantees = {g.number: g for g in GUARANTEES}
-    for standing in certificate.standings:
-        one = guarantees[standing.number]
-        state = "held" if standing.held else "**not held**"
-        against = f"{one.adversary.who}, {one.adversary.behaviour}"
-        yield f"| {one.number} | {one.title}. {one.statement} | {state} | {standing.why} | {against} |"
-    yield ""
-
-
-def _checks(certificate: Certificate) -> Iterator[str]:
-    yield "| check | of | found | planted breach caught |"
-    yield "|---|---|---|---|"
-    caught = {True: "yes", False: "no", None: "none planted"}
-    for one in certificate.checks:
-        yield f"| {one.name} | {one.subject or 'all'} | {one.says} | {caught[one.control]} |"
-    yield ""
-
-
-def _digests(certificate: Certificate) -> Iterator[str]:
-    yield "| component | SHA-256 | sealing |"
-    yield "|---|---|---|"
-    facts = certificate.facts
-    for name, digest in facts.digests.items():
-        yield f"| {name} | `{digest}` | {facts.sealing.get(name, 'at the composer')} |"
-    yield ""
-    yield f"Run: `{facts.fingerprint}`. Certificate: `{certificate.digest}`."
+def _losses(run: Path) -> Sequence[Mapping[str, float]]:
+    """Of each round, by whose they are; none where the run has none on record."""
+    if not (run / LOSSES).is_file():
+        return ()
+    try:
+        raw = json.loads(read_document(run, LOSSES))
+        return [{str(who): float(loss) for who, loss in row.items()} for row in raw]
+    except (ValueError, TypeError, AttributeError):
+        raise InvalidOption(f"'{run / LOSSES}'", why="it holds no losses", mend=_NO_SESSIONS) from None
