@@ -48,24 +48,25 @@ class NoisyPrecision(NamedTuple):
 
 
 def release_covariates(
-    rows: ArrayLike, rule: ClippedGaussian, *, rng: np.random.Generator | None = None
+    rows: ArrayLike, rule: ClippedGaussian, *, released: str = "covariates", rng: np.random.Generator | None = None
 ) -> tuple[CovariateSummary, tuple[Event, ...]]:
     """One group's count, mean and covariance under noise.
 
     Args:
         rows: ``[n, d]``; memory-mapped arrays are read in blocks. None at all is fine: the noise hides that too.
         rule: units, clip and price.
+        released: the name under which the event is recorded.
         rng: for tests only; None draws from the operating system's entropy.
 
     Raises:
         InvalidOption: the rows are no finite table of the rule's columns.
     """
-    table = _rows(rows, rule)
+    table = checked_rows(rows, rule)
     sigma = accountant.calibrate_gaussian(rule.epsilon, rule.delta, MOMENTS_SENSITIVITY)
     totals = weighted_moments(table, np.ones((len(table), 1)), rule)
     noisy = noisy_matrices(totals, np.ones(1), sigma, rng)[0]
-    event = GaussianEvent(released="covariates", unit="row", sigma=sigma, sensitivity=MOMENTS_SENSITIVITY)
-    return CovariateSummary((_plausible(noisy, sigma, rule),)), (event,)
+    event = GaussianEvent(released=released, unit="row", sigma=sigma, sensitivity=MOMENTS_SENSITIVITY)
+    return CovariateSummary((plausible(noisy, sigma, rule),)), (event,)
 
 
 def release_precision(
@@ -89,7 +90,7 @@ def release_precision(
     Raises:
         InvalidOption: the rows are no finite table of the rule's columns, or shapes differ.
     """
-    table = _rows(rows, rule)
+    table = checked_rows(rows, rule)
     if responsibilities.ndim != 2 or responsibilities.shape != gate.shape or len(gate) != len(table):
         shapes = f"shapes {responsibilities.shape} and {gate.shape} do not fit {len(table)} rows"
         raise refused("responsibilities and gate", shapes)
@@ -101,12 +102,12 @@ def release_precision(
     grams = noisy_matrices(grams, np.ones(experts), sigma, rng)
     raw = rule.raw()
     if experts == 1:
-        return NoisyPrecision(raw @ _semidefinite(grams) @ raw.T, None), (event,)
+        return NoisyPrecision(raw @ semidefinite(grams) @ raw.T, None), (event,)
     pairs, times = hessian_weights(gate)
     blocks = noisy_matrices(weighted_moments(table, pairs, rule), times, sigma, rng)
     wide = np.kron(np.eye(experts - 1), raw)
-    hessian = wide @ _semidefinite(_square(blocks, experts - 1)) @ wide.T
-    return NoisyPrecision(raw @ _semidefinite(grams) @ raw.T, hessian), (event,)
+    hessian = wide @ semidefinite(_square(blocks, experts - 1)) @ wide.T
+    return NoisyPrecision(raw @ semidefinite(grams) @ raw.T, hessian), (event,)
 
 
 def _square(blocks: Array, size: int) -> Array:
@@ -118,24 +119,29 @@ def _square(blocks: Array, size: int) -> Array:
     return whole.reshape(size * width, size * width)
 
 
-def _semidefinite(matrices: Array, least: float = 0.0) -> Array:
+def semidefinite(matrices: Array, least: float = 0.0) -> Array:
     """The nearest symmetric matrices without eigenvalues below ``least``."""
     values, vectors = np.linalg.eigh(matrices)
     raised = (vectors * np.maximum(values, least)[..., None, :]) @ np.swapaxes(vectors, -1, -2)
     return np.asarray((raised + np.swapaxes(raised, -1, -2)) / 2, dtype=np.float64)
 
 
-def _plausible(noisy: Array, sigma: float, rule: ClippedGaussian) -> GaussianSummary:
+def plausible(noisy: Array, sigma: float, rule: ClippedGaussian) -> GaussianSummary:
     """A summary in raw units; a direction whose variance drowns in the noise gets the noise's own size."""
     count = max(float(noisy[0, 0]), 1.0)
     mean = noisy[0, 1:] / count
     mean /= max(1.0, float(np.linalg.norm(mean)))
-    spread = _semidefinite(noisy[1:, 1:] / count - np.outer(mean, mean), min(sigma / count, 1.0))
+    spread = semidefinite(noisy[1:, 1:] / count - np.outer(mean, mean), min(sigma / count, 1.0))
     reach = rule.reach
     return GaussianSummary(round(count), rule.centre + reach * mean, spread * np.outer(reach, reach))
 
 
-def _rows(rows: ArrayLike, rule: ClippedGaussian) -> NDArray[np.generic]:
+def checked_rows(rows: ArrayLike, rule: ClippedGaussian) -> NDArray[np.generic]:
+    """The rows as a table that the rule can take.
+
+    Raises:
+        InvalidOption: they are no finite table of the rule's columns, or too many to sum exactly.
+    """
     table = rows if isinstance(rows, np.ndarray) and rows.ndim == 2 else finite_table(rows)
     if table.shape[1] != rule.scale.size:
         raise refused("rows", f"they have {table.shape[1]} columns, and the rule {rule.scale.size}")
