@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import multivariate_normal
 
 from quiltwork.errors import InvalidOption
 from quiltwork.evidence.class_moments import ClassMoments, Form
@@ -201,3 +202,17 @@ def test_any_release_could_be_moments_of_rows(rows: int, seed: int, form: Form, 
     assert held.any()
     assert np.linalg.eigvalsh(spread).min() > 0
     assert np.linalg.norm(moments.means / rule(1.0).reach, axis=1).max() <= 1 + 1e-12
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_as_evidence_the_classes_are_the_groups_of_a_mixture(form: Form) -> None:
+    rng = np.random.default_rng(6)
+    rows, labels = rng.normal(size=(200, 2)), np.repeat([0, 2], [150, 50])
+    moments = ClassMoments.from_rows(rows, labels, 3, form)
+    found = moments.covariates().log_density(rows[:5], shrinkage=1e-6, scale=np.ones(2))
+    spreads = [moments.covariances[c] if form == "per_class" else moments.covariances for c in (0, 2)]
+    densities = [
+        share * multivariate_normal(moments.means[c], spread).pdf(rows[:5])
+        for share, c, spread in zip((0.75, 0.25), (0, 2), spreads, strict=True)
+    ]
+    np.testing.assert_allclose(found, np.log(np.sum(densities, axis=0)), rtol=1e-4)

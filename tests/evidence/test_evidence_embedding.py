@@ -20,7 +20,7 @@ from quiltwork.evidence.embedding import (
     width,
 )
 
-MODULE = ModuleEmbedding(digest="sha256:" + "0" * 64, point="stage.2")
+MODULE = ModuleEmbedding(party="acme", digest="sha256:" + "0" * 64, point="stage.2", dimension=8)
 
 
 def test_the_projection_is_written_down_in_bytes() -> None:
@@ -63,7 +63,7 @@ def test_another_seed_or_size_is_another_space() -> None:
 def test_identity_is_the_input_and_widths_are_told() -> None:
     rows = np.arange(6.0).reshape(2, 3)
     assert np.array_equal(embed(IdentityEmbedding(), rows), rows)
-    assert (width(IdentityEmbedding(), 3), width(RandomEmbedding(dimension=7), 3), width(MODULE, 3)) == (3, 7, None)
+    assert (width(IdentityEmbedding(), 3), width(RandomEmbedding(dimension=7), 3), width(MODULE, 3)) == (3, 7, 8)
 
 
 @pytest.mark.parametrize("spec", [IdentityEmbedding(), RandomEmbedding(dimension=3, seed=9), MODULE])

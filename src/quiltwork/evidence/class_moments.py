@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from quiltwork.errors import InvalidOption
+from quiltwork.evidence.covariates import CovariateSummary
 from quiltwork.evidence.gaussian import finite_table
 from quiltwork.evidence.groups import row_blocks
 
@@ -148,6 +149,12 @@ class ClassMoments:
     def n_features(self) -> int:
         """d."""
         return int(self.means.shape[1])
+
+    def covariates(self) -> CovariateSummary:
+        """The density of all rows as a mixture with one component a class: the same numbers, read as evidence."""
+        spreads = np.broadcast_to(self.covariances, (self.classes, self.n_features, self.n_features))
+        held = self.counts > 0
+        return CovariateSummary.from_arrays(self.counts[held], self.means[held], spreads[held])
 
     def merge(self, other: ClassMoments) -> ClassMoments:
         """The moments of both parties' rows together; exact up to rounding.

@@ -68,13 +68,17 @@ class ModuleEmbedding(Record):
     """Features of a public module.
 
     Attributes:
+        party: whose module it is.
         digest: of the module.
         point: the name of the place whose activation it is; a map or tokens are averaged over their grid.
+        dimension: d, the channels of that place.
     """
 
     kind: Literal["module"] = "module"
+    party: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
     digest: Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
     point: Annotated[str, StringConstraints(min_length=1, max_length=255)]
+    dimension: Annotated[int, Field(ge=1, le=MOST_DIMENSIONS)]
 
 
 Embedding: TypeAlias = Annotated[IdentityEmbedding | RandomEmbedding | ModuleEmbedding, Discriminator("kind")]
@@ -98,17 +102,15 @@ def embed(spec: Embedding, rows: ArrayLike) -> Array:
     if isinstance(spec, RandomEmbedding):
         return np.asarray(table @ projection(spec, table.shape[1]), dtype=np.float64)
     raise InvalidOption(
-        f"embedding by module {spec.digest[:19]}",
+        f"embedding by the module of party '{spec.party}'",
         why="its features are not computed from rows alone",
         mend=f"Run that module and hand over its activation at {spec.point!r}.",
     )
 
 
-def width(spec: Embedding, inputs: int) -> int | None:
-    """d for raw inputs of ``inputs`` numbers; None for a module's features, whose width the module tells."""
-    if isinstance(spec, ModuleEmbedding):
-        return None
-    return spec.dimension if isinstance(spec, RandomEmbedding) else inputs
+def width(spec: Embedding, inputs: int) -> int:
+    """d for raw inputs of ``inputs`` numbers."""
+    return inputs if isinstance(spec, IdentityEmbedding) else spec.dimension
 
 
 def projection(spec: RandomEmbedding, inputs: int) -> Array:
