@@ -34,6 +34,13 @@ class Doubling:
         return Message(Kind.ACTIVATION, message.round, message.array * np.float32(2))
 
 
+class Leaving:
+    """Agrees to stop."""
+
+    def handle(self, message: Message) -> Message:
+        return Message(Kind.DONE, message.round)
+
+
 class Liar:
     """Answers with a kind that was not declared."""
 
@@ -75,7 +82,14 @@ def is_socket(handle: int) -> bool:
         return False
 
 
-KINDS = {"doubling": Doubling, "liar": Liar, "dying": Dying, "silent": Silent, "shouting": Shouting}
+KINDS = {
+    "doubling": Doubling,
+    "leaving": Leaving,
+    "liar": Liar,
+    "dying": Dying,
+    "silent": Silent,
+    "shouting": Shouting,
+}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from session_relays import RelayChannel
 from session_starts import KINDS, TERMS, Begin
 
 from quiltwork.errors import AlteredFrame, InvalidOption, LostParty
@@ -33,6 +34,10 @@ def processes(**kinds: str) -> Channel:
     return ProcessChannel({p: Begin(k) for p, k in kinds.items()}, dict.fromkeys(kinds, TERMS), timeout=20)
 
 
+def residents(**kinds: str) -> Channel:
+    return RelayChannel({p: Begin(k) for p, k in kinds.items()}, dict.fromkeys(kinds, TERMS))
+
+
 def flower(**kinds: str) -> Channel:
     return rehearsal({p: KINDS[k]() for p, k in kinds.items()}, dict.fromkeys(kinds, TERMS), timeout=20)
 
@@ -41,17 +46,15 @@ def far_end(channel: Channel, party: str) -> ComposerEnd:
     """Where all frames of a pair pass, whatever carries them."""
     if isinstance(channel, LocalChannel):
         return channel._near[party]
-    if isinstance(channel, ProcessChannel):
-        return channel._pairs[party]._end
-    assert isinstance(channel, FlowerChannel)
+    assert isinstance(channel, ProcessChannel | RelayChannel | FlowerChannel)
     return channel._pairs[party].end
 
 
 NO_FLOWER = pytest.mark.skipif(importlib.util.find_spec("flwr") is None, reason="flwr is not installed")
-BACKENDS = [local, processes, pytest.param(flower, marks=NO_FLOWER)]
+BACKENDS = [local, processes, residents, pytest.param(flower, marks=NO_FLOWER)]
 
 
-@pytest.fixture(params=BACKENDS, ids=["local", "processes", "flower"])
+@pytest.fixture(params=BACKENDS, ids=["local", "processes", "residents", "flower"])
 def begin(request: pytest.FixtureRequest) -> Iterator[Open]:
     opened: list[Channel] = []
 
@@ -271,7 +274,7 @@ def test_parties_end_with_the_composer(way: str) -> None:
         "from quiltwork.session.process import ProcessChannel\n"
         "if __name__ == '__main__':\n"
         "    c = ProcessChannel({'ash': Begin(sys.argv[2])}, {'ash': TERMS})\n"
-        "    print(c._pairs['ash']._process.pid, flush=True)\n"
+        "    print(c._pairs['ash'].process.pid, flush=True)\n"
         "    if sys.argv[2] == 'silent': c.call('ash', Message(Kind.STOP))\n"
         "    sys.stdin.read()\n"
     )

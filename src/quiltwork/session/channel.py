@@ -171,10 +171,14 @@ class ComposerEnd:
 
 
 class PartyEnd:
-    """A party's end of one pair: opens, lets its node answer, seals. The same code in every backend."""
+    """A party's end of one pair: opens, lets its node answer, seals. The same code in every backend.
+
+    Attributes:
+        stopped: whether the node was told to stop, and agreed; a process that holds nothing else may end then.
+    """
 
     def __init__(self, node: Node, terms: Terms, keys: PairKeys) -> None:
-        self._node = node
+        self._node, self.stopped = node, False
         self._opener, self._sealer = Opener(keys.down, terms.down), Sealer(keys.up)
 
     def answer(self, frame: bytes) -> bytes:
@@ -190,6 +194,7 @@ class PartyEnd:
             reply = refusal(refused.reason, message.round)
         except Exception:
             reply = refusal(Refusal.FAILED, message.round)
+        self.stopped = self.stopped or (message.kind is Kind.STOP and reply.kind is not Kind.REFUSED)
         return self._sealer.seal(reply)
 
 

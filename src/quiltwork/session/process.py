@@ -3,7 +3,7 @@
     spawn     a fresh interpreter, which inherits no memory, so no other party's fragment
     start     inside it: open the own fragment, warm up, seal the process, give the node and how it is sealed
     greet     READY [1], the sealing as one number
-    serve     length (8 bytes, little-endian), frame; length, frame; ... until the composer's end closes
+    serve     length, frame; length, frame; ... (`stream`) until STOP was answered, or the other end closes
 
 A party that dies closes its socket, which the composer sees at once (`LostParty`); one that is silent for longer than
 ``timeout`` is given up. Both ends may have large frames under way at the same time: while the composer writes it takes
@@ -23,7 +23,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -37,9 +36,8 @@ import numpy as np
 from quiltwork.errors import AlteredFrame, InvalidOption, LostParty
 from quiltwork.session.channel import ComposerEnd, Log, Node, PairKeys, PartyEnd, Terms, known, lost
 from quiltwork.session.frames import Kind, Message, Opener, Sealer, Spec, largest_frame
+from quiltwork.session.stream import LENGTH, PIECE, announced, read_frame, write_frame
 
-_LENGTH = struct.Struct("<Q")
-_PIECE = 2**20
 _GREETING = {Kind.READY: Spec("uint8", (1,))}
 
 
@@ -125,9 +123,11 @@ class ProcessChannel:
         self._pairs: dict[str, _Pair] = {}
         try:
             for name in sorted(starts):
-                self._pairs[name] = _Pair(name, starts[name], terms[name], self.log, folder)
+                keys = PairKeys.fresh()
+                process = PartyProcess(name, starts[name], terms[name], keys, folder)
+                self._pairs[name] = _Pair(process, ComposerEnd(name, terms[name], keys, self.log))
             for name, pair in self._pairs.items():
-                self.sealing[name] = str(pair.greeted(start_timeout))
+                self.sealing[name] = str(pair.process.greeted(start_timeout))
         except BaseException:
             self.close()
             raise
@@ -142,7 +142,9 @@ class ProcessChannel:
         Raises:
             LostParty: it is gone, or does not take it in time.
         """
-        self._pairs[known(node, self.nodes())].push(message, self._timeout)
+        pair = self._pairs[known(node, self.nodes())]
+        pair.process.require_there()
+        pair.process.give(pair.end.seal(message), self._timeout)
 
     def pull(self, node: str) -> Message:
         """The next answer of a party.
@@ -151,7 +153,8 @@ class ProcessChannel:
             LostParty: it is gone, silent for too long, has nothing to answer, or refuses.
             AlteredFrame: what came is not what was declared.
         """
-        return self._pairs[known(node, self.nodes())].pull(self._timeout)
+        pair = self._pairs[known(node, self.nodes())]
+        return pair.end.open(pair.process.take(self._timeout))
 
     def call(self, node: str, message: Message) -> Message:
         """Push, then pull."""
@@ -161,9 +164,9 @@ class ProcessChannel:
     def close(self) -> None:
         """End all processes; whoever does not go by itself is made to."""
         for pair in self._pairs.values():
-            pair.hang_up()
+            pair.process.hang_up()
         for pair in self._pairs.values():
-            pair.end()
+            pair.process.end()
 
     def __enter__(self) -> Self:
         return self
@@ -174,13 +177,31 @@ class ProcessChannel:
         self.close()
 
 
+@dataclass(frozen=True)
 class _Pair:
-    """The composer's side of one party: its process, its socket, the frames under way."""
+    """The composer's side of one party."""
 
-    def __init__(self, party: str, start: Start, terms: Terms, log: Log, folder: Path | None) -> None:
+    process: PartyProcess
+    end: ComposerEnd
+
+
+class PartyProcess:
+    """A spawned process that holds a party's node and answers frames, and the socket to it.
+
+    Whoever has this sees frames, not what is in them: a composer's end, or a relay on the owner's machine.
+
+    Args:
+        party: its name, for errors.
+        start: what the process begins with.
+        terms: what the pair may say.
+        keys: of the pair.
+        folder: where the process's own output goes; None drops it.
+    """
+
+    def __init__(self, party: str, start: Start, terms: Terms, keys: PairKeys, folder: Path | None) -> None:
         self._party = party
-        keys, greeting = PairKeys.fresh(), PairKeys.fresh()
-        self._end, self._greeting = ComposerEnd(party, terms, keys, log), Opener(greeting.up, _GREETING)
+        greeting = PairKeys.fresh()
+        self._greeting = Opener(greeting.up, _GREETING)
         self._longest = largest_frame(terms.up)
         self._socket, far = socket.socketpair()
         self._arrived: deque[bytes] = deque()
@@ -199,9 +220,23 @@ class _Pair:
             far.close()
         self._socket.setblocking(False)
 
+    @property
+    def pid(self) -> int | None:
+        """The process's number."""
+        return self._process.pid
+
+    @property
+    def sentinel(self) -> int:
+        """A handle that is readable once the process has ended."""
+        return self._process.sentinel
+
     def greeted(self, timeout: float) -> Sealing:
-        """How the party is sealed, once it is ready."""
-        array = self._greeting.open(self._frame(timeout, "did not get ready")).array
+        """How the party is sealed, once it is ready.
+
+        Raises:
+            LostParty: it did not get ready.
+        """
+        array = self._greeting.open(self.take(timeout, "did not get ready")).array
         assert array is not None
         try:
             return Sealing(int(array[0]))
@@ -212,12 +247,15 @@ class _Pair:
                 mend="Start the session again.",
             ) from None
 
-    def push(self, message: Message, timeout: float) -> None:
-        """Write a frame, and take in what comes meanwhile."""
-        self._require_there()
-        frame = self._end.seal(message)
+    def give(self, frame: bytes, timeout: float) -> None:
+        """Write a frame, and take in what comes meanwhile.
+
+        Raises:
+            LostParty: the process is gone, or does not take it in time.
+        """
+        self.require_there()
         self._due += 1
-        rest, deadline = memoryview(_LENGTH.pack(len(frame)) + frame), time.monotonic() + timeout
+        rest, deadline = memoryview(announced(frame)), time.monotonic() + timeout
         while rest:
             readable, writable = self._wait(deadline, "did not take what it was sent", writing=True)
             if readable:
@@ -225,33 +263,35 @@ class _Pair:
             if writable:
                 rest = rest[self._give(rest) :]
 
-    def pull(self, timeout: float) -> Message:
-        """Open the next frame."""
+    def take(self, timeout: float, failing: str = "was silent") -> bytes:
+        """The next frame of the party.
+
+        Raises:
+            LostParty: the process is gone, silent for too long, or has nothing to answer.
+        """
         if not self._due:
             raise lost(self._party, "it has nothing more to say")
-        return self._end.open(self._frame(timeout, "was silent"))
+        deadline = time.monotonic() + timeout
+        while not self._arrived:
+            self.require_there()
+            self._wait(deadline, failing, writing=False)
+            self._take()
+        self._due -= 1
+        return self._arrived.popleft()
 
     def hang_up(self) -> None:
         """Let the party know that this is the end."""
         self._why = self._why or "the session is closed"
         self._socket.close()
 
-    def end(self) -> None:
-        """See the process out."""
+    def end(self) -> int | None:
+        """See the process out; its exit code, 0 where it ended by itself and as it should."""
         self._process.join(2)
         for urge in (self._process.terminate, self._process.kill):
             if self._process.exitcode is None:
                 urge()
                 self._process.join(2)
-
-    def _frame(self, timeout: float, failing: str) -> bytes:
-        deadline = time.monotonic() + timeout
-        while not self._arrived:
-            self._require_there()
-            self._wait(deadline, failing, writing=False)
-            self._take()
-        self._due -= 1
-        return self._arrived.popleft()
+        return self._process.exitcode
 
     def _wait(self, deadline: float, failing: str, *, writing: bool) -> tuple[bool, bool]:
         """Whether there is something to read, and room to write; answers that nobody asked for are not read."""
@@ -264,7 +304,7 @@ class _Pair:
 
     def _give(self, rest: memoryview) -> int:
         try:
-            return self._socket.send(rest[:_PIECE])
+            return self._socket.send(rest[:PIECE])
         except BlockingIOError:
             return 0
         except OSError:
@@ -272,7 +312,7 @@ class _Pair:
 
     def _take(self) -> None:
         try:
-            piece = self._socket.recv(_PIECE)
+            piece = self._socket.recv(PIECE)
         except BlockingIOError:
             return
         except OSError:
@@ -280,16 +320,17 @@ class _Pair:
         if not piece:
             raise self._gone("its process ended")
         self._partial += piece
-        while len(self._partial) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._partial)
+        while len(self._partial) >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(self._partial)
             if length > self._longest:
                 raise self._gone(f"it announced a frame of {length} bytes, and {self._longest} is the most declared")
-            if len(self._partial) < _LENGTH.size + length:
+            if len(self._partial) < LENGTH.size + length:
                 return
-            self._arrived.append(bytes(self._partial[_LENGTH.size : _LENGTH.size + length]))
-            del self._partial[: _LENGTH.size + length]
+            self._arrived.append(bytes(self._partial[LENGTH.size : LENGTH.size + length]))
+            del self._partial[: LENGTH.size + length]
 
-    def _require_there(self) -> None:
+    def require_there(self) -> None:
+        """Raises LostParty for one that was given up."""
         if self._why:
             raise lost(self._party, self._why)
 
@@ -308,10 +349,10 @@ def _serve(
     _redirect(output)
     started = start()
     level = np.array([started.sealing], dtype=np.uint8)
-    _write(near, Sealer(greeting).seal(Message(Kind.READY, 0, level)))
+    write_frame(near, Sealer(greeting).seal(Message(Kind.READY, 0, level)))
     end, longest = PartyEnd(started.node, terms, keys), largest_frame(terms.down)
-    while (frame := _read(near, longest)) is not None:
-        _write(near, end.answer(frame))
+    while not end.stopped and (frame := read_frame(near, longest)) is not None:
+        write_frame(near, end.answer(frame))
 
 
 def _redirect(output: str) -> None:  # pragma: no cover - runs in the child
@@ -319,32 +360,6 @@ def _redirect(output: str) -> None:  # pragma: no cover - runs in the child
     for stream in (1, 2):
         os.dup2(handle, stream)
     os.close(handle)
-
-
-def _read(near: socket.socket, longest: int) -> bytes | None:
-    head = _exactly(near, _LENGTH.size)
-    if head is None:
-        return None
-    (length,) = _LENGTH.unpack(head)
-    return _exactly(near, length) if length <= longest else None
-
-
-def _exactly(near: socket.socket, count: int) -> bytes | None:
-    """So many bytes, or None where the other end has closed."""
-    found = bytearray()
-    while len(found) < count:
-        try:
-            piece = near.recv(min(_PIECE, count - len(found)))
-        except ConnectionError:
-            return None
-        if not piece:
-            return None
-        found += piece
-    return bytes(found)
-
-
-def _write(near: socket.socket, frame: bytes) -> None:
-    near.sendall(_LENGTH.pack(len(frame)) + frame)
 
 
 def _require_parties(starts: Mapping[str, Start], terms: Mapping[str, Terms]) -> None:
