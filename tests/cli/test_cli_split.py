@@ -277,7 +277,8 @@ def test_training_that_was_interrupted_goes_on_bit_for_bit(
     outcome = done(*train, "--resume", "--json").json
     assert outcome["digests"] == facts(isolated[1]).digests
     assert not (tmp_path / "run.states").exists()
-    refused("split", "audit", words, "--run", tmp_path / "run", "--retrain", names="saved states")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["resumed"] == 15
+    assert standings(words, tmp_path / "run", "--retrain")["G2"][0]
 
 
 def test_states_of_another_plan_are_refused(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def run(
     run_: Annotated[Path, typer.Option("--run", help="Run directory that train wrote.")],
     out: Annotated[Path | None, typer.Option(help="Directory for the certificate; the run's own if left out.")] = None,
     retrain: Annotated[bool, typer.Option(help="Train again, as it was and with fragments replaced.")] = False,
-    trust_code: Annotated[list[str] | None, typer.Option(help="Party whose own code may run. Repeatable.")] = None,
+    trust_code: Annotated[list[str] | None, typer.Option(help="Whose own code may run. Repeatable.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the certificate as JSON.")] = False,
 ) -> None:
     """Say which guarantees a run holds and which it does not."""
@@ -40,16 +40,22 @@ def run(
     from quiltwork.audit.facts import read_facts
     from quiltwork.audit.page import write_page
     from quiltwork.cli.split.folder import RECORDS, read_document, read_note
+    from quiltwork.cli.split.home import stated_delta
     from quiltwork.cli.split.page import account, lines
     from quiltwork.cli.split.plan import read_plan
+    from quiltwork.cli.split.programs import with_outcomes
     from quiltwork.cli.split.retraining import checks, require_states
+    from quiltwork.cli.split.taping import replays
 
-    words = read_plan(plan)
-    note = read_note(run_, plan.read_bytes())
-    facts = read_facts(read_document(run_, RECORDS))
     trusted = trust_code or []
+    note = read_note(run_, plan.read_bytes())
+    words = with_outcomes(read_plan(plan), plan.parent, trusted)
+    facts = read_facts(read_document(run_, RECORDS))
     require_states(run_, words, note, facts, plan.parent, trusted)
-    certificate = certify(facts, checks(run_, words, facts, plan.parent, trusted) if retrain else [])
+    tape, found = replays(run_, words, note, facts, plan.parent, trusted)
+    if retrain:
+        found += checks(run_, words, note, facts, plan.parent, trusted)
+    certificate = certify(facts, found, tape=tape, delta=stated_delta(words))
     place = out or run_
     written = write_page([account(run_, run_.resolve().name, certificate)], place / PAGE)
     if json:

@@ -6,7 +6,7 @@ the bytes that `quiltwork.session.split.estimators` gives for the same settings.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quiltwork.cli.split import parts
+from quiltwork.audit.tape import Tape
+from quiltwork.cli.split import home, parts
+from quiltwork.cli.split.modes import crossing, mode, needs_prior, stepping, uniform
 from quiltwork.cli.split.plan import Plan
 from quiltwork.cli.split.rows import Cases
-from quiltwork.models.split.component import Component, OptimiserPlan
+from quiltwork.errors import InvalidOption
+from quiltwork.models.split.component import Component
 from quiltwork.models.split.released import released_target
 from quiltwork.models.split.seeds import seed_of
 from quiltwork.models.split.targets import ClassTarget, NumberTarget, Target
@@ -26,12 +29,10 @@ from quiltwork.privacy.labels import ReleasedLabels
 from quiltwork.session.channel import Channel, LocalChannel, Node, Terms
 from quiltwork.session.process import ProcessChannel
 from quiltwork.session.split.component_node import ComponentNode
-from quiltwork.session.split.isolated import Isolated
-from quiltwork.session.split.joint import Joint
+from quiltwork.session.split.home_node import HomeNode
 from quiltwork.session.split.label_node import LabelNode
 from quiltwork.session.split.labels import Labels, OwnLabels, PartyLabels
 from quiltwork.session.split.mode import Mode
-from quiltwork.session.split.outputs import Composition, Mean, Median, Product
 from quiltwork.session.split.records import Events
 from quiltwork.session.split.run import SplitRun
 from quiltwork.session.split.schedule import Schedule
@@ -40,10 +41,17 @@ from quiltwork.session.split.words import component_terms, label_terms
 
 @dataclass(frozen=True)
 class Started:
-    """A run, and the components at its parties' ends, by party; none where those are other processes."""
+    """A run that is ready.
+
+    Attributes:
+        run: the run.
+        components: at its parties' ends, by party; none where those are other processes.
+        tape: of all that is said; None where none is kept.
+    """
 
     run: SplitRun
     components: Mapping[str, Component]
+    tape: Tape | None
 
 
 def parted(plan: Plan, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -53,38 +61,52 @@ def parted(plan: Plan, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]
     return np.sort(order[held:]), np.sort(order[:held])
 
 
-def components(
-    plan: Plan, training_rows: Mapping[str, Tensor], root: Path, trusted: Collection[str]
-) -> dict[str, Component]:
-    """Each party's component as it is before the first round.
+def component(
+    plan: Plan, party: str, columns: Sequence[str], training_rows: Tensor, root: Path, trusted: Collection[str]
+) -> Component:
+    """A party's component as it is before the first round.
 
     Args:
         plan: what learns.
-        training_rows: float32 ``[n, p]`` by party; parties that are not among them get none.
+        party: whose.
+        columns: their names.
+        training_rows: float32 ``[n, p]``, for the scales of columns.
         root: the plan's directory.
-        trusted: parties whose own code may run.
+        trusted: whose own code may run.
+
+    Raises:
+        InvalidOption: as `parts.component`.
     """
-    found = {}
-    for party, rows in training_rows.items():
-        build = parts.component(plan.parties[party].component, party, rows, root, trusted)
-        found[party] = Component.built(
-            build, stepping(plan), name=party, seed=plan.training.seed, stash=plan.training.stale
-        )
-    return found
+    build = parts.component(plan, party, columns, training_rows, root, trusted)
+    return Component.built(build, stepping(plan), name=party, seed=plan.training.seed, stash=plan.training.stale)
 
 
-def mode(plan: Plan, outputs: int, prior: Tensor) -> Mode:
-    """The plan's mode over all its parties; ``prior`` of classes counts in a product of experts only."""
-    seed, classes = plan.training.seed, plan.labels.task == "classification"
-    if plan.training.mode == "joint":
-        widths = plan.widths
-        one = Component.built(
-            lambda: parts.composer(plan.composer, list(widths.values()), outputs),
-            stepping(plan), name="composer", seed=seed,
-        )  # fmt: skip
-        return Joint(one, widths, classes=classes)
-    heads = {p: _head(plan, p, width, outputs) for p, width in plan.widths.items()}
-    return Isolated(heads, _composition(plan, prior), classes=classes)
+def node(
+    plan: Plan, learner: Component, rows: Tensor, train: NDArray[np.int64], target: Target | None, folder: Path | None
+) -> ComponentNode | HomeNode:
+    """A party's end: of a component that learns over the channel, or of one that is trained at home, here and now.
+
+    Args:
+        plan: of what.
+        learner: the party's component.
+        rows: float32 ``[n, p]``, all its rows.
+        train: int64, positions to train on.
+        target: the released labels, for training at home; else nothing is done with it.
+        folder: where its states go; None keeps none.
+
+    Raises:
+        InvalidOption: it is to be trained at home, and there are no released labels.
+    """
+    if plan.private:
+        if target is None:
+            raise InvalidOption(
+                f"the component of party '{learner.name}'",
+                why="it is trained at home, and the released labels are not there",
+                mend="Release labels first: `quiltwork split train`, with parties in processes or in one.",
+            )
+        whole = home.trained(plan, learner.name, learner, rows, target, train)
+        return HomeNode(whole, rows, train, folder=folder)
+    return ComponentNode(learner, rows, precision=plan.training.precision, folder=folder)
 
 
 def session(
@@ -97,6 +119,7 @@ def session(
     save_every: int = 0,
     released: ReleasedLabels | None = None,
     channel: ProcessChannel | None = None,
+    taped: bool = False,
 ) -> Started:
     """A run that is ready to train.
 
@@ -104,53 +127,55 @@ def session(
         plan: of what.
         cases: the rows.
         root: the plan's directory.
-        trusted: parties whose own code may run.
+        trusted: whose own code may run.
         folder: where states for resuming go; None keeps none.
         save_every: rounds between them.
         released: labels to train on in place of the cases' own.
         channel: to parties in processes of their own; None makes them in this one.
+        taped: whether to keep every message.
     """
     train, _ = parted(plan, len(cases))
-    target = target_of(cases, train, released)
+    target = target_of(cases.labels, cases.classes, train, released)
     how = plan.training
-    learners: dict[str, Component] = {}
-    line: Channel
-    if channel is None:
-        learners = components(plan, {p: x[torch.from_numpy(train)] for p, x in cases.fragments.items()}, root, trusted)
-        line = _local(plan, cases, learners, target, folder)
-    else:
-        line = channel
+    ends = {} if channel is not None else _nodes(plan, cases, target, root, trusted, folder)
+    line: Channel = channel if channel is not None else _local(plan, ends, target, len(cases))
+    tape = Tape(line) if taped else None
+    line = tape or line
     labels: Labels = PartyLabels(line, plan.labels.party, target.outputs) if plan.labels.party else OwnLabels(target)
-    prior = labels.prior() if needs_prior(plan) else torch.ones(target.outputs).double() / target.outputs
-    schedule = Schedule(train, how.batch_size, how.epochs, how.seed, how.absence)
+    prior = labels.prior() if needs_prior(plan) else uniform(target.outputs)
+    schedule = Schedule(train, how.batch_size, 0 if plan.private else how.epochs, how.seed, how.absence)
+    spent = () if released is None else (Events(plan.labels.party or "composer", (released.event,)),)
     live = SplitRun(
-        line, mode(plan, target.outputs, prior), labels, schedule, plan.widths,
+        line, mode(plan, prior, root, trusted), labels, schedule, crossing(plan, target.outputs),
         precision=how.precision, stale=how.stale, folder=folder / "composer" if folder else None, save_every=save_every,
-        sealing=None if channel is None else channel.sealing,
-        events=() if released is None else (Events(plan.labels.party or "composer", (released.event,)),),
+        sealing=None if channel is None else channel.sealing, events=(*spent, *home.events(plan, len(train))),
     )  # fmt: skip
-    return Started(live, learners)
+    return Started(live, {party: end.component for party, end in ends.items()}, tape)
 
 
-def _local(
-    plan: Plan, cases: Cases, learners: Mapping[str, Component], target: Target, folder: Path | None
-) -> LocalChannel:
+def _nodes(
+    plan: Plan, cases: Cases, target: Target, root: Path, trusted: Collection[str], folder: Path | None
+) -> dict[str, ComponentNode | HomeNode]:
+    """The ends of parties that live in this process."""
+    train, _ = parted(plan, len(cases))
+    found = {}
+    for party, rows in cases.fragments.items():
+        seen = rows[torch.from_numpy(train)]
+        learner = component(plan, party, cases.columns[party], seen, root, trusted)
+        found[party] = node(plan, learner, rows, train, target, folder / party if folder else None)
+    return found
+
+
+def _local(plan: Plan, ends: Mapping[str, Node], target: Target, rows: int) -> LocalChannel:
     """A channel to parties that all live in this process, the label party among them."""
-    precision = plan.training.precision
-    nodes: dict[str, Node] = {}
-    for party, learner in learners.items():
-        own = folder / party if folder else None
-        nodes[party] = ComponentNode(learner, cases.fragments[party], precision=precision, folder=own)
-    terms = component_words(plan)
-    if plan.labels.party:
-        nodes[plan.labels.party] = LabelNode(target, len(cases))
-        terms[plan.labels.party] = label_terms(target.outputs)
-    return LocalChannel(nodes, terms)
+    labels = {plan.labels.party: LabelNode(target, rows)} if plan.labels.party else {}
+    return LocalChannel({**ends, **labels}, words(plan, target.outputs))
 
 
-def component_words(plan: Plan) -> dict[str, Terms]:
-    """What the composer and each component may say."""
-    return {p: component_terms(width, plan.training.precision) for p, width in plan.widths.items()}
+def words(plan: Plan, outputs: int) -> dict[str, Terms]:
+    """What the composer and each party may say, the label party among them."""
+    found = {p: component_terms(width, plan.training.precision) for p, width in crossing(plan, outputs).items()}
+    return found | ({plan.labels.party: label_terms(outputs)} if plan.labels.party else {})
 
 
 def answering(plan: Plan, learned: Mode, present: Mapping[str, tuple[Component, Tensor]], outputs: int) -> SplitRun:
@@ -163,7 +188,7 @@ def answering(plan: Plan, learned: Mode, present: Mapping[str, tuple[Component, 
         outputs: number of logits.
     """
     nodes = {party: ComponentNode(one, rows) for party, (one, rows) in present.items()}
-    widths = {party: plan.widths[party] for party in sorted(present)}
+    widths = {party: width for party, width in crossing(plan, outputs).items() if party in present}
     channel = LocalChannel(nodes, {party: component_terms(width) for party, width in widths.items()})
     nothing: Target = (
         ClassTarget(torch.zeros(1, dtype=torch.int64), outputs)
@@ -174,42 +199,14 @@ def answering(plan: Plan, learned: Mode, present: Mapping[str, tuple[Component, 
     return SplitRun(channel, learned, OwnLabels(nothing), schedule, widths)
 
 
-def stepping(plan: Plan) -> OptimiserPlan:
-    """How every learner of a plan steps."""
-    return OptimiserPlan(plan.training.optimiser, plan.training.learning_rate)
-
-
-def needs_prior(plan: Plan) -> bool:
-    """Whether the class frequencies enter: they are one release of the label party."""
-    return (
-        plan.training.mode == "isolated"
-        and plan.labels.task == "classification"
-        and plan.composer.outputs in (None, "product")
-    )
-
-
-def _head(plan: Plan, party: str, width: int, outputs: int) -> Component:
-    return Component.built(
-        lambda: parts.head(plan.composer, width, outputs),
-        stepping(plan), name=f"head of {party}", seed=plan.training.seed,
-    )  # fmt: skip
-
-
-def _composition(plan: Plan, prior: Tensor) -> Composition:
-    classes = plan.labels.task == "classification"
-    if plan.composer.outputs == "median":
-        return Median(classes)
-    if plan.composer.outputs == "mean" or not classes:
-        return Mean(classes)
-    return Product(prior, plan.composer.floor)
-
-
-def target_of(cases: Cases, train: NDArray[np.int64], released: ReleasedLabels | None = None) -> Target:
-    """Labels of the training rows alone: those held out are marked as having none."""
+def target_of(
+    labels: Tensor, classes: Sequence[str] | None, train: NDArray[np.int64], released: ReleasedLabels | None = None
+) -> Target:
+    """Labels ``[n]`` of the training rows alone: those held out are marked as having none."""
     if released is not None:
         return released_target(released)
-    known = torch.zeros(len(cases), dtype=torch.bool)
+    known = torch.zeros(len(labels), dtype=torch.bool)
     known[torch.from_numpy(train)] = True
-    if cases.classes is None:
-        return NumberTarget(torch.where(known, cases.labels, torch.nan))
-    return ClassTarget(torch.where(known, cases.labels, -1), len(cases.classes))
+    if classes is None:
+        return NumberTarget(torch.where(known, labels, torch.nan))
+    return ClassTarget(torch.where(known, labels, -1), len(classes))

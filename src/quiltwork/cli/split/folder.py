@@ -7,6 +7,8 @@
     records.json         the session's facts (`quiltwork.audit.facts`): words, bytes, digests, dependencies, events
     certificate.json     which guarantees are held and which are not, computed from the records
     losses.json          of each round, by whose they are
+    stacked.safetensors  composer.outputs "stacked": outputs of held-out rows, and labels, that weights are fitted to
+    tape/NAME.down, NAME.up        --tape: every message of each party, for replay
     released.json        labels as they were randomised, where the plan asks for it
 
 The directory is readable by its owner alone. A component's parameters are a function of private rows.
@@ -15,18 +17,22 @@ The directory is readable by its owner alone. A component's parameters are a fun
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from quiltwork.cli.split.build import components, mode
+from quiltwork.cli.split.build import component
+from quiltwork.cli.split.modes import head, mode
 from quiltwork.cli.split.plan import Plan
+from quiltwork.cli.split.stacked import read_stacked
 from quiltwork.errors import InvalidOption
 from quiltwork.models.split.component import Component
 from quiltwork.models.split.saving import load_component, save_component
+from quiltwork.session.split.isolated import Isolated
 from quiltwork.session.split.mode import Mode
+from quiltwork.session.split.one_process import as_one
 
 PLAN, RUN, RECORDS, CERTIFICATE, LOSSES = "plan.toml", "run.json", "records.json", "certificate.json", "losses.json"
 
@@ -43,6 +49,9 @@ class RunNote(BaseModel):
         learners: names of what the composer learned, in order.
         cases: number of rows, and of those held out.
         scores: accuracy, or R squared, on held-out rows; by "composed" and, in isolated mode, by party.
+        save_every: rounds between the states that were kept; 0 for none.
+        resumed: the round from which training last went on; 0 where it was never broken off.
+        stacked: SHA-256 of the outputs that weights are fitted to; None where there are none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -56,6 +65,9 @@ class RunNote(BaseModel):
     learners: tuple[str, ...]
     cases: tuple[int, int]
     scores: dict[str, float]
+    save_every: int
+    resumed: int
+    stacked: str | None
 
 
 def write_run(
@@ -68,13 +80,13 @@ def write_run(
     """Fill a directory; ``learned`` are the parties' components, or files that they wrote, and the mode's learners."""
     (place / PLAN).write_bytes(plan_bytes)
     (place / RUN).write_text(note.model_dump_json(indent=1))
-    for party, component in learned[0].items():
+    for party, one in learned[0].items():
         target = place / "components" / f"{party}.safetensors"
-        if isinstance(component, Path):
+        if isinstance(one, Path):
             target.parent.mkdir(exist_ok=True)
-            component.rename(target)
+            one.rename(target)
         else:
-            save_component(component, target)
+            save_component(one, target)
     for number, name in enumerate(note.learners):
         save_component(learned[1][name], place / "learners" / f"{number}.safetensors")
     for name, document in documents.items():
@@ -124,25 +136,31 @@ def read_document(run: Path, name: str) -> str:
         ) from None
 
 
-def restored_mode(run: Path, plan: Plan, note: RunNote) -> Mode:
+def restored_mode(run: Path, plan: Plan, note: RunNote, root: Path, trusted: Collection[str]) -> Mode:
     """The mode as it was after the last round.
 
     Raises:
-        InvalidOption: a state is missing or of another module.
+        InvalidOption: a state is missing or of another module, or a program's code is not trusted.
     """
-    found = mode(plan, len(note.prior), torch.tensor(note.prior, dtype=torch.float64))
+    found = mode(plan, torch.tensor(note.prior, dtype=torch.float64), root, trusted)
     for number, name in enumerate(note.learners):
         load_component(found.learners()[name], run / "learners" / f"{number}.safetensors")
+    if note.stacked is not None and isinstance(found, Isolated):
+        found.composition = read_stacked(run, note.stacked, classes=note.classes is not None)
     return found
 
 
-def restored_component(run: Path, plan: Plan, note: RunNote, party: str, root: Path, trusted: list[str]) -> Component:
-    """A party's component as it was after the last round.
+def restored_component(
+    run: Path, plan: Plan, note: RunNote, party: str, root: Path, trusted: Collection[str]
+) -> Component:
+    """A party's component as it was after the last round; one that was trained at home with its head.
 
     Raises:
         InvalidOption: its state is missing or of another module, or its code is not trusted.
     """
-    blank = torch.zeros(1, len(note.columns[party]))
-    component = components(plan, {party: blank}, root, trusted)[party]
-    load_component(component, run / "components" / f"{party}.safetensors")
-    return component
+    names = note.columns[party]
+    found = component(plan, party, names, torch.zeros(1, len(names)), root, trusted)
+    if plan.private:
+        found = as_one(found, head(plan, party, len(note.prior)))
+    load_component(found, run / "components" / f"{party}.safetensors")
+    return found

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from quiltwork.cli.split.plan import CodePart, ComponentPart, ComposerPart, LinearPart, MlpPart, SmallCnnPart
+from quiltwork.cli.split.own_code import own_code
+from quiltwork.cli.split.plan import Plan
+from quiltwork.cli.split.plan_parts import Bounds, CodePart, ComposerPart, LinearPart, MlpPart, SmallCnnPart
 from quiltwork.errors import InvalidOption
 from quiltwork.models.split.composers import Concatenated, Standardised, mlp
 
@@ -26,39 +26,66 @@ class Grey(nn.Module):
         return rows.reshape(len(rows), 1, *self.shape)
 
 
+class Bounded(nn.Module):
+    """Columns from publicly known ranges to -1 ... 1; what lies outside is put at the nearest end.
+
+    Constants of the plan, and no buffers: nothing in them is taken from rows.
+
+    Args:
+        low: least value of each column.
+        high: greatest value of each column.
+    """
+
+    def __init__(self, low: Sequence[float], high: Sequence[float]) -> None:
+        super().__init__()
+        self.low, self.high = tuple(low), tuple(high)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Scaled columns ``[b, p]``."""
+        low, high = rows.new_tensor(self.low), rows.new_tensor(self.high)
+        return (2 * (rows - low) / (high - low) - 1).clamp(-1, 1)
+
+
 def component(
-    part: ComponentPart, party: str, train: Tensor, root: Path, trusted: Collection[str]
+    plan: Plan, party: str, columns: Sequence[str], train: Tensor, root: Path, trusted: Collection[str]
 ) -> Callable[[], nn.Module]:
     """What builds a party's module; its initial values are drawn when it is called.
 
     Args:
-        part: of the plan.
+        plan: whose.
         party: whose it is.
-        train: float32 ``[n, p]``, the party's training rows, for the scales of its columns.
+        columns: their names.
+        train: float32 ``[n, p]``, the party's training rows, for the scales of its columns where it has no bounds.
         root: the plan's directory.
         trusted: parties whose own code may run.
 
     Raises:
-        InvalidOption: an image of another size, or code that is not trusted or not there.
+        InvalidOption: an image of another size, bounds of other columns, or code that is not trusted or not there.
     """
-    columns = train.shape[1]
+    part, width, count = plan.parties[party].component, plan.widths[party], len(columns)
+    bounded = _bounded(plan.parties[party].bounds, party, columns)
+
+    def scaled() -> nn.Module:
+        return Standardised(train) if bounded is None else bounded
+
     match part:
         case MlpPart():
-            return lambda: nn.Sequential(Standardised(train), *mlp(columns, part.width, part.hidden))
+            return lambda: nn.Sequential(scaled(), *mlp(count, width, part.hidden))
         case LinearPart():
-            return lambda: nn.Sequential(Standardised(train), *mlp(columns, part.width, []))
+            return lambda: nn.Sequential(scaled(), *mlp(count, width, []))
         case SmallCnnPart():
-            _require_image(part, party, columns)
+            _require_image(part, party, count)
             return lambda: nn.Sequential(
-                Standardised(train),
+                scaled(),
                 Grey(part.shape),
                 nn.Conv2d(1, part.channels, 3, padding=1),
                 nn.ReLU(),
                 nn.Flatten(),
-                nn.Linear(part.channels * columns, part.width),
+                nn.Linear(part.channels * count, width),
             )
         case CodePart():
-            return _own_code(part, party, columns, root, trusted)
+            own = _own_module(part, party, count, width, root, trusted)
+            return own if bounded is None else lambda: nn.Sequential(bounded, own())
 
 
 def composer(part: ComposerPart, widths: Sequence[int], outputs: int) -> nn.Module:
@@ -71,6 +98,20 @@ def head(part: ComposerPart, width: int, outputs: int) -> nn.Module:
     return mlp(width, outputs, part.hidden) if part.kind == "mlp" else nn.Linear(width, outputs)
 
 
+def _bounded(bounds: Bounds | None, party: str, columns: Sequence[str]) -> Bounded | None:
+    """The scaling by a plan's bounds; None where it has none."""
+    if bounds is None:
+        return None
+    ranges = bounds if isinstance(bounds, dict) else dict.fromkeys(columns, bounds)
+    if strange := sorted(set(ranges) ^ set(columns)):
+        raise InvalidOption(
+            f"parties.{party}.bounds",
+            why=f"column '{strange[0]}' has {'no bounds' if strange[0] in columns else 'bounds and is not there'}",
+            mend="Give one range for all columns, or one for each by name.",
+        )
+    return Bounded([ranges[name][0] for name in columns], [ranges[name][1] for name in columns])
+
+
 def _require_image(part: SmallCnnPart, party: str, columns: int) -> None:
     height, width = part.shape
     if height * width != columns:
@@ -81,24 +122,11 @@ def _require_image(part: SmallCnnPart, party: str, columns: int) -> None:
         )
 
 
-def _own_code(
-    part: CodePart, party: str, columns: int, root: Path, trusted: Collection[str]
+def _own_module(
+    part: CodePart, party: str, columns: int, width: int, root: Path, trusted: Collection[str]
 ) -> Callable[[], nn.Module]:
     place = f"the code of party '{party}', {part.name} of '{part.file}'"
-    if party not in trusted:
-        raise InvalidOption(
-            place,
-            why="a plan is data, and does not run code by itself",
-            mend=f"Read the file; then say --trust-code {party}. Trust your own party's only.",
-        )
-    path = (root / part.file).resolve()
-    spec = importlib.util.spec_from_file_location(f"quiltwork_plan_{party.replace('-', '_')}", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise InvalidOption(place, why="there is no such Python file", mend="Correct the path.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    found = getattr(module, part.name, None)
+    found = own_code(place, root / part.file, part.name, party, trusted)
     if not isinstance(found, type) or not issubclass(found, nn.Module):
         raise InvalidOption(place, why="it is no PyTorch module", mend="Name a class that derives from nn.Module.")
-    return lambda: found(columns, part.width)
+    return lambda: found(columns, width)

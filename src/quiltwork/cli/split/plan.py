@@ -38,105 +38,26 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from quiltwork.cli.split.plan_parts import (
+    CodePart,
+    ComposerPart,
+    LabelsPart,
+    Part,
+    PartyPart,
+    ProgramPart,
+    RulesPart,
+    TrainingPart,
+)
 from quiltwork.errors import InvalidOption
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Files = Annotated[list[str], Field(min_length=1)]
-Sizes = list[Count]
-
-
-class Part(BaseModel):
-    """How every part of a plan is set: no key unknown, no value coerced."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class MlpPart(Part):
-    """Linear layers with rectifiers between them, on standardised columns."""
-
-    kind: Literal["mlp"] = "mlp"
-    hidden: Sizes = [32]
-    width: Count = 16
-
-
-class LinearPart(Part):
-    """One linear map of standardised columns."""
-
-    kind: Literal["linear"]
-    width: Count = 16
-
-
-class SmallCnnPart(Part):
-    """Columns as a grey image: one 3 x 3 convolution, a rectifier, a linear map."""
-
-    kind: Literal["small_cnn"]
-    shape: Annotated[list[Count], Field(min_length=2, max_length=2)]
-    channels: Count = 8
-    width: Count = 16
-
-
-class CodePart(Part):
-    """A class of the party's own file, made with the number of columns and the width."""
-
-    kind: Literal["code"]
-    file: str
-    name: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
-    width: Count = 16
-
-
-ComponentPart: TypeAlias = Annotated[MlpPart | LinearPart | SmallCnnPart | CodePart, Field(discriminator="kind")]
-
-
-class PartyPart(Part):
-    """One owner: its files, which columns of them, and what learns there."""
-
-    files: Files
-    columns: Annotated[list[str], Field(min_length=1)] | None = None
-    component: ComponentPart = MlpPart()
-
-
-class LabelsPart(Part):
-    """Where the labels are, and who answers logits."""
-
-    files: Files
-    column: str
-    task: Literal["classification", "regression"] = "classification"
-    classes: Annotated[list[str], Field(min_length=2)] | None = None
-    party: str | None = None
-    epsilon: Annotated[float, Field(gt=0, le=32)] | None = None
-
-
-class ComposerPart(Part):
-    """What maps activations to logits; a head for each party in isolated mode."""
-
-    kind: Literal["mlp", "linear"] | None = None
-    hidden: Sizes = [32]
-    outputs: Literal["product", "mean", "median"] | None = None
-    floor: Annotated[float, Field(lt=0)] | None = None
-
-
-class TrainingPart(Part):
-    """How it is learned."""
-
-    mode: Literal["isolated", "joint"] = "isolated"
-    epochs: Count = 30
-    batch_size: Count = 64
-    optimiser: Literal["adam", "sgd"] = "adam"
-    learning_rate: Annotated[float, Field(gt=0)] = 0.01
-    absence: Share = 0.0
-    held_out: Share = 0.2
-    precision: Literal["float32", "int8"] = "float32"
-    stale: bool = False
-    seed: Annotated[int, Field(ge=0)] = 0
-    processes: bool = False
-    timeout: Annotated[float, Field(gt=0)] = 60.0
+_RESERVED = ("composer", "labels", "program")
 
 
 class Plan(Part):
@@ -147,36 +68,123 @@ class Plan(Part):
     labels: LabelsPart
     parties: Annotated[dict[str, PartyPart], Field(min_length=1)]
     composer: ComposerPart = ComposerPart()
+    program: ProgramPart | None = None
     training: TrainingPart = TrainingPart()
 
     @field_validator("parties")
     @classmethod
     def _named_plainly(cls, parties: dict[str, PartyPart]) -> dict[str, PartyPart]:
         for name in parties:
-            if not _NAME.fullmatch(name) or name in ("composer", "labels"):
+            if not _NAME.fullmatch(name) or name in _RESERVED:
                 raise ValueError(f"party '{name}' is not 1 to 64 of a-z 0-9 _ -, or is named like a part of the plan")
         return parties
 
     @model_validator(mode="after")
     def _fits(self) -> Plan:
-        if self.labels.party in self.parties:
-            raise ValueError(f"labels.party '{self.labels.party}' has a component too; name the label party otherwise")
-        if self.training.processes and self.labels.party:
-            raise ValueError("training.processes has the labels at the composer; leave labels.party out")
-        if self.align == "common" and self.id is None:
-            raise ValueError("align = 'common' needs id, the column of row ids")
-        if self.training.mode == "joint" and (self.composer.outputs or self.composer.floor):
-            raise ValueError("composer.outputs and composer.floor are of isolated mode")
-        if self.labels.task == "regression" and self.labels.epsilon is not None:
-            raise ValueError("labels.epsilon is of classes; numbers are not randomised here")
-        if self.labels.task == "regression" and self.composer.outputs == "product":
-            raise ValueError("composer.outputs 'product' is of classes; choose mean or median")
+        for problem in (*_of_labels(self), *_of_mode(self), *_of_program(self), *_of_records(self)):
+            raise ValueError(problem)
         return self
 
     @property
+    def operands(self) -> tuple[str, ...]:
+        """The party of each operand of the program; none where there is no program."""
+        return () if self.program is None else tuple(self.program.operands or sorted(self.parties))
+
+    @property
     def widths(self) -> dict[str, int]:
-        """Widths of activations, by party, sorted."""
-        return {party: self.parties[party].component.width for party in sorted(self.parties)}
+        """Widths of components, by party, sorted; in program mode one for each symbol of the party's operands."""
+        if self.program is None:
+            return {party: self.parties[party].component.width for party in sorted(self.parties)}
+        held = list(zip(self.operands, self.program.sizes(len(self.operands)), strict=True))
+        return {party: sum(size for who, size in held if who == party) for party in sorted(self.parties)}
+
+    @property
+    def private(self) -> bool:
+        """Whether components are trained at home, with a budget for each record."""
+        return any(part.epsilon is not None for part in self.parties.values())
+
+
+def _of_labels(plan: Plan) -> Iterator[str]:
+    labels = plan.labels
+    if labels.party in plan.parties:
+        yield f"labels.party '{labels.party}' has a component too; name the label party otherwise"
+    if labels.party is not None and (not _NAME.fullmatch(labels.party) or labels.party in _RESERVED):
+        yield f"labels.party '{labels.party}' is not 1 to 64 of a-z 0-9 _ -, or is named like a part of the plan"
+    if plan.align == "common" and plan.id is None:
+        yield "align = 'common' needs id, the column of row ids"
+    if labels.task == "regression" and labels.epsilon is not None:
+        yield "labels.epsilon is of classes; numbers are not randomised here"
+
+
+def _of_mode(plan: Plan) -> Iterator[str]:
+    composer, mode = plan.composer, plan.training.mode
+    if mode != "isolated" and (composer.outputs or composer.floor):
+        yield "composer.outputs and composer.floor are of isolated mode"
+    if plan.labels.task == "regression" and composer.outputs == "product":
+        yield "composer.outputs 'product' is of classes; choose mean or median"
+    if composer.outputs == "stacked":
+        if plan.training.held_out == 0:
+            yield "composer.outputs 'stacked' is fitted to rows held out, and training.held_out is 0"
+        if plan.labels.party or plan.labels.epsilon is not None:
+            yield (
+                "composer.outputs 'stacked' is fitted by the composer to true labels, "
+                "which labels.party or labels.epsilon keeps from it"
+            )
+
+
+def _of_program(plan: Plan) -> Iterator[str]:
+    if (plan.training.mode == "program") != (plan.program is not None):
+        yield "training.mode 'program' and the part program go together"
+    if plan.program is None:
+        return
+    if plan.labels.task == "regression":
+        yield "a program's outcomes are classes; labels.task cannot be 'regression'"
+    if sorted(set(plan.operands)) != sorted(plan.parties):
+        parties = ", ".join(sorted(plan.parties))
+        yield f"program.operands are of {', '.join(plan.operands)}, and the parties are {parties}"
+        return
+    widths = plan.widths  # raises where sizes and operands do not fit
+    for party, part in plan.parties.items():
+        stated = part.component.width if "width" in part.component.model_fields_set else widths[party]
+        if stated != widths[party]:
+            yield f"parties.{party}.component.width is {stated}, and its symbols are {widths[party]}"
+    if isinstance(plan.program, RulesPart):
+        if len(set(plan.operands)) < len(plan.operands):
+            yield "program.rules name operands by party, so a party holds one operand"
+        strange = sorted({party for rule in plan.program.rules for party in rule.when} - set(plan.operands))
+        if strange:
+            yield f"program.rules name '{strange[0]}', and the operands are of {', '.join(plan.operands)}"
+
+
+def _of_records(plan: Plan) -> Iterator[str]:
+    """What a budget for each record presumes."""
+    if not plan.private:
+        return
+    silent = sorted(party for party, part in plan.parties.items() if part.epsilon is None)
+    bare = sorted(
+        party
+        for party, part in plan.parties.items()
+        if part.bounds is None and not isinstance(part.component, CodePart)
+    )
+    if plan.training.mode != "isolated":
+        yield (
+            f"parties.epsilon is of isolated mode: in {plan.training.mode} mode a row's activations cross and its loss "
+            "spans several parties, and clipping at one of them bounds nothing"
+        )
+    if silent:
+        yield f"parties.{silent[0]}.epsilon is missing: a case lies at every party, and has a bound if all have one"
+    if plan.labels.epsilon is None:
+        yield (
+            "parties.epsilon needs labels.epsilon: parties that train at home are given the labels of all rows, which "
+            "a budget for rows does not keep from them"
+        )
+    if bare:
+        yield (
+            f"parties.{bare[0]}.bounds are missing: parties.epsilon does not cover means and deviations of rows, so "
+            "columns are scaled by what is publicly known of them"
+        )
+    if plan.training.absence or plan.training.stale or plan.training.precision != "float32":
+        yield "training.absence, stale and precision are of rounds over the channel, and parties.epsilon has none"
 
 
 def read_plan(path: Path) -> Plan:

@@ -22,8 +22,9 @@ NAME = "predict"
 HELP = """Predict the label of new rows with the parties that are up.
 
 Each party gives a file of its own columns with --data NAME=FILE; one without a file is down. All must be up, or as many
-as --quorum says. In isolated mode any number can answer; in joint mode a composer knows what to do without a party only
-where it was trained with absences: training.absence.
+as --quorum says. In isolated mode any number can answer, and in program mode nothing is known of the symbols of a party
+that is down; in joint mode a composer knows what to do without a party only where it was trained with absences:
+training.absence.
 
 The file written has the ids, if the plan names their column, and a column for each class's probability and the
 likeliest class, or for the number."""
@@ -40,16 +41,17 @@ def run(
     data: Annotated[list[str], typer.Option(help="NAME=FILE: a party's own columns of the new rows. Repeatable.")],
     out: Annotated[Path, typer.Option(help="CSV file to write.")],
     quorum: Annotated[int | None, typer.Option(help="How many parties suffice; all, if left out.")] = None,
-    trust_code: Annotated[list[str] | None, typer.Option(help="Party whose own code may run. Repeatable.")] = None,
+    trust_code: Annotated[list[str] | None, typer.Option(help="Whose own code may run. Repeatable.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Predict the label of new rows with the parties that are up."""
     from quiltwork.cli.split.folder import read_note
     from quiltwork.cli.split.plan import read_plan
+    from quiltwork.cli.split.programs import with_outcomes
     from quiltwork.files import write_file
 
-    words = read_plan(plan)
     note = read_note(run_, plan.read_bytes())
+    words = with_outcomes(read_plan(plan), plan.parent, trust_code or [])
     given = named_paths(data, "--data")
     _require_quorum(words, set(given), quorum)
     tables, ids = _aligned(words, note, given)
@@ -120,7 +122,7 @@ def _answers(
         )
         for party, table in tables.items()
     }
-    live = answering(plan, restored_mode(run, plan, note), present, len(note.prior))
+    live = answering(plan, restored_mode(run, plan, note, root, trusted), present, len(note.prior))
     found = live.predict(np.arange(len(next(iter(tables.values()))), dtype=np.int64))
     live.close()
     return np.exp(found) if note.classes is not None else found * note.scale + note.centre

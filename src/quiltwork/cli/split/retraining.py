@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -19,9 +20,11 @@ from numpy.typing import NDArray
 from quiltwork.audit.check import Check
 from quiltwork.audit.facts import Facts, facts_of
 from quiltwork.audit.reruns import equivalence, swap
-from quiltwork.cli.split.build import components, mode, parted, session, target_of
+from quiltwork.cli.split.build import component, parted, session, target_of
 from quiltwork.cli.split.folder import RunNote, restored_component, restored_mode
-from quiltwork.cli.split.plan import ComposerPart, Plan
+from quiltwork.cli.split.modes import mode, uniform
+from quiltwork.cli.split.plan import Plan
+from quiltwork.cli.split.plan_parts import ComposerPart
 from quiltwork.cli.split.release import kept, response
 from quiltwork.cli.split.rows import Cases, read_cases
 from quiltwork.cli.split.scores import held_out_scores
@@ -29,6 +32,7 @@ from quiltwork.errors import AlteredRecords, InvalidOption
 from quiltwork.models.split.seeds import seed_of
 from quiltwork.privacy.labels import ReleasedLabels
 from quiltwork.session.split.one_process import train_whole
+from quiltwork.session.split.run import SplitRun
 from quiltwork.session.split.schedule import Schedule
 
 
@@ -40,7 +44,9 @@ class Rerun:
         plan: of what.
         cases: the rows.
         root: the plan's directory.
-        trusted: parties whose own code may run.
+        trusted: whose own code may run.
+        save_every: rounds between states, as in the run: they are asked for over the channel.
+        resumed: the round from which the run last went on, as in the run: its records begin there.
         released: labels to train on in place of the cases' own.
     """
 
@@ -48,22 +54,38 @@ class Rerun:
     cases: Cases
     root: Path
     trusted: Collection[str]
+    save_every: int = 0
+    resumed: int = 0
     released: ReleasedLabels | None = None
 
     def facts(self) -> Facts:
         """Of a run in which the same is asked of everybody as in `quiltwork split train`."""
-        live = session(self.plan, self.cases, self.root, trusted=self.trusted, released=self.released).run
-        live.train()
-        held_out_scores(self.plan, self.cases, live)
-        return facts_of(live.records())
+        with TemporaryDirectory() as states:
+            if self.resumed:
+                self._started(Path(states)).train(self.resumed)
+            live = self._started(Path(states))
+            if self.resumed:
+                live.resume()
+            live.train()
+            held_out_scores(self.plan, self.cases, live)
+            return facts_of(live.records())
+
+    def _started(self, states: Path) -> SplitRun:
+        return session(
+            self.plan, self.cases, self.root, trusted=self.trusted, released=self.released,
+            folder=states if self.save_every else None, save_every=self.save_every,
+        ).run  # fmt: skip
 
     def whole(self, train: NDArray[np.int64]) -> dict[str, str]:
         """Digests of training everything as one graph in this process, on rows ``[n]``."""
-        rows = torch.from_numpy(train)
+        seen, names = torch.from_numpy(train), self.cases.columns
         fragments = self.cases.fragments
-        learners = components(self.plan, {p: x[rows] for p, x in fragments.items()}, self.root, self.trusted)
-        target, how = target_of(self.cases, train, self.released), self.plan.training
-        (composer,) = mode(self.plan, target.outputs, torch.ones(target.outputs)).learners().values()
+        learners = {
+            p: component(self.plan, p, names[p], x[seen], self.root, self.trusted) for p, x in fragments.items()
+        }
+        target = target_of(self.cases.labels, self.cases.classes, train, self.released)
+        how = self.plan.training
+        (composer,) = mode(self.plan, uniform(target.outputs), self.root, self.trusted).learners().values()
         train_whole(learners, composer, fragments, target, Schedule(train, how.batch_size, how.epochs, how.seed))
         return {name: learner.digest() for name, learner in (learners | {composer.name: composer}).items()}
 
@@ -74,25 +96,27 @@ def require_states(run: Path, plan: Plan, note: RunNote, facts: Facts, root: Pat
     Raises:
         AlteredRecords: the first whose digest is another.
     """
-    found = {p: restored_component(run, plan, note, p, root, list(trusted)).digest() for p in facts.parties}
-    found |= {name: learner.digest() for name, learner in restored_mode(run, plan, note).learners().items()}
+    found = {p: restored_component(run, plan, note, p, root, trusted).digest() for p in facts.parties}
+    learned = restored_mode(run, plan, note, root, trusted).learners()
+    found |= {name: learner.digest() for name, learner in learned.items()}
     _require_same(facts, found, "the state in the run directory has another digest", "Restore the run directory.")
 
 
-def checks(run: Path, plan: Plan, facts: Facts, root: Path, trusted: Collection[str]) -> list[Check]:
+def checks(run: Path, plan: Plan, note: RunNote, facts: Facts, root: Path, trusted: Collection[str]) -> list[Check]:
     """Train again, and judge.
 
     Raises:
         AlteredRecords: training again gives something else than the run.
-        InvalidOption: the run kept states, so that its transcripts are not those of one that was not interrupted.
+        InvalidOption: components have a budget for each record, which training again would overdraw.
     """
-    if any(crossing.kind == "STATE" for crossing in facts.crossed):
+    if plan.private:
         raise InvalidOption(
             "training again",
-            why="the run saved states on its way, so more was said than a run from start to end says",
-            mend="Audit a run that was trained without --save-every.",
+            why="components were trained under noise that nobody kept, and each further training on the same rows is a "
+            "further release",
+            mend="Audit without --retrain.",
         )
-    rerun = Rerun(plan, read_cases(plan, root), root, trusted)
+    rerun = Rerun(plan, read_cases(plan, root), root, trusted, note.save_every, note.resumed)
     if mechanism := response(plan, rerun.cases):
         rerun = replace(rerun, released=kept(run, mechanism, rerun.cases))
     again = rerun.facts()
@@ -103,7 +127,7 @@ def checks(run: Path, plan: Plan, facts: Facts, root: Path, trusted: Collection[
     if plan.training.mode == "isolated":
         return [_swap(facts, rerun, party) for party in facts.parties]
     how = plan.training
-    comparable = how.precision == "float32" and not how.stale and not how.absence
+    comparable = how.mode == "joint" and how.precision == "float32" and not how.stale and not how.absence
     return [_equivalence(facts, rerun)] if comparable else []
 
 

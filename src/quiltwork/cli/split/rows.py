@@ -19,14 +19,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quiltwork.cli.split.plan import LabelsPart, PartyPart, Plan
+from quiltwork.cli.split.plan import Plan
+from quiltwork.cli.split.plan_parts import LabelsPart, PartyPart
 from quiltwork.errors import FragmentError, InvalidOption
 from quiltwork.party.alignment import Linkage, SameRows, require_equal_counts
 from quiltwork.party.intersection import CommonRows
 from quiltwork.party.sheets import Sheet
 from quiltwork.party.table import open_table
 
-_LABELS = "labels"
+LABELS = "labels"
 """How an error names the label files among the parties; no party may be called so."""
 
 
@@ -87,15 +88,15 @@ def read_cases(plan: Plan, root: Path, *, covariates: bool = True) -> Cases:
     """
     read = read_columns if covariates else read_names
     tables = {party: read(part, plan.id, root) for party, part in sorted(plan.parties.items())}
-    words, label_ids = _label_words(plan.labels, plan.id, root)
+    words, label_ids = label_words(plan.labels, plan.id, root)
     _require_no_label(plan, tables, root)
-    counts = {party: len(table.values) for party, table in tables.items()} | {_LABELS: len(words)}
-    ids = {party: table.ids for party, table in tables.items()} | {_LABELS: label_ids}
+    counts = {party: len(table.values) for party, table in tables.items()} | {LABELS: len(words)}
+    ids = {party: table.ids for party, table in tables.items()} | {LABELS: label_ids}
     order = agreed(counts, ids, linkage(plan))
     fragments = (
         {party: table.values[order[party]].astype(np.float32) for party, table in tables.items()} if covariates else {}
     )
-    labels, classes, centre, scale = _labels(plan.labels, [words[i] for i in order[_LABELS]])
+    labels, classes, centre, scale = coded(plan.labels, [words[i] for i in order[LABELS]])
     return Cases(
         fragments={party: torch.from_numpy(rows) for party, rows in fragments.items()},
         columns={party: table.names for party, table in tables.items()},
@@ -103,7 +104,7 @@ def read_cases(plan: Plan, root: Path, *, covariates: bool = True) -> Cases:
         classes=classes,
         centre=centre,
         scale=scale,
-        ids=tuple(label_ids[i] for i in order[_LABELS]) if label_ids is not None else None,
+        ids=tuple(label_ids[i] for i in order[LABELS]) if label_ids is not None else None,
         order=order,
     )
 
@@ -167,8 +168,12 @@ def linkage(plan: Plan) -> Linkage:
     return CommonRows() if plan.align == "common" else SameRows()
 
 
-def _label_words(part: LabelsPart, id_column: str | None, root: Path) -> tuple[list[str], tuple[str, ...] | None]:
-    """The label column as words, numbers written out in full; and the ids."""
+def label_words(part: LabelsPart, id_column: str | None, root: Path) -> tuple[list[str], tuple[str, ...] | None]:
+    """The label column as words, numbers written out in full; and the ids.
+
+    Raises:
+        FragmentError: a file cannot be used, or a label is missing.
+    """
     files = [root / file for file in part.files]
     # the names are checked here; a column is read as words or as numbers only below
     sheets = (
@@ -210,7 +215,12 @@ def _missing(place: str, column: str, row: int) -> FragmentError:
     )
 
 
-def _labels(part: LabelsPart, words: Sequence[str]) -> tuple[Tensor, tuple[str, ...] | None, float, float]:
+def coded(part: LabelsPart, words: Sequence[str]) -> tuple[Tensor, tuple[str, ...] | None, float, float]:
+    """Labels in words as codes or standardised numbers ``[n]``, the classes, centre and scale, as `Cases` has them.
+
+    Raises:
+        InvalidOption: there are none, they are of one class, or one is outside the set.
+    """
     if not words:
         raise InvalidOption("the cases", why="the parties have none in common", mend="Align their ids.")
     if part.task == "regression":

@@ -1,4 +1,7 @@
-"""How good a run is on the rows that were held out, and whether any fragment tells the label alone."""
+"""How good a run is on the rows that were held out, and whether any fragment tells the label alone.
+
+Where weights are fitted to held-out rows, one half is for that and the other judges.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import torch
 from quiltwork.cli.split.build import parted
 from quiltwork.cli.split.plan import Plan
 from quiltwork.cli.split.rows import Cases
+from quiltwork.cli.split.stacked import fit, halved
 from quiltwork.session.split.comparison import alone
 from quiltwork.session.split.isolated import Isolated
 from quiltwork.session.split.run import SplitRun
@@ -15,13 +19,17 @@ COMPOSED = "composed"
 
 
 def held_out_scores(plan: Plan, cases: Cases, run: SplitRun) -> tuple[dict[str, float], int]:
-    """Accuracy, or R squared of numbers, of the composed model and of heads alone; and the number of rows.
+    """Accuracy, or R squared of numbers, of the composed model and of heads alone; and the number of rows held out.
 
-    In isolated mode the run's warnings say where no fragment tells the label. Empty where nothing was held out.
+    Weights of outputs are fitted first, where the plan wants them. In isolated mode the run's warnings say where no
+    fragment tells the label. Empty where nothing was held out.
     """
-    _, held = parted(plan, len(cases))
+    _, whole = parted(plan, len(cases))
+    fitted, held = halved(plan, whole)
+    if len(fitted):
+        fit(run, cases, fitted)
     if len(held) == 0:
-        return {}, 0
+        return {}, len(whole)
     truth = cases.labels[torch.from_numpy(held)]
     found = torch.from_numpy(run.predict(held))
     if cases.classes is not None:
@@ -31,4 +39,4 @@ def held_out_scores(plan: Plan, cases: Cases, run: SplitRun) -> tuple[dict[str, 
         scores = {COMPOSED: float(1 - rest.sum() / spread.sum().clamp_min(1e-300))}
     if isinstance(run.mode, Isolated):
         scores |= {f"{party} alone": score for party, score in alone(run, held, truth).scores.items()}
-    return scores, len(held)
+    return scores, len(whole)

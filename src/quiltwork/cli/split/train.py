@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ from quiltwork.cli.inputs import print_json, say
 from quiltwork.errors import InvalidOption, StorageError
 
 if TYPE_CHECKING:
+    from quiltwork.audit.certificate import Certificate
     from quiltwork.cli.split.build import Started
     from quiltwork.cli.split.plan import Plan
     from quiltwork.cli.split.rows import Cases
@@ -62,17 +63,33 @@ def run(
     out: Annotated[Path, typer.Option(help="Run directory to write.")],
     save_every: Annotated[int, typer.Option(help="Rounds between states for resuming; 0 for none.")] = 0,
     resume: Annotated[bool, typer.Option(help="Go on from the last state, if there is one.")] = False,
-    trust_code: Annotated[list[str] | None, typer.Option(help="Party whose own code may run. Repeatable.")] = None,
+    tape: Annotated[bool, typer.Option(help="Keep every message, so that audit can replay each party.")] = False,
+    trust_code: Annotated[list[str] | None, typer.Option(help="Whose own code may run. Repeatable.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train the components of a plan and write a run directory."""
-    from quiltwork.cli.split.build import session
     from quiltwork.cli.split.plan import read_plan
-    from quiltwork.cli.split.rows import read_cases
+    from quiltwork.cli.split.programs import with_outcomes
 
-    words = read_plan(plan)
+    trusted = tuple(trust_code or ())
+    words = with_outcomes(read_plan(plan), plan.parent, trusted)
     if out.exists():
         raise StorageError(f"target '{out}'", why="something is already there", mend="Choose another --out.")
+    if words.private:
+        _require_private(save_every, tape)
+    _told(_trained(words, plan, out, (save_every, resume, tape), trusted), json)
+
+
+def _trained(
+    words: Plan, plan: Path, out: Path, wishes: tuple[int, bool, bool], trusted: tuple[str, ...]
+) -> dict[str, object]:
+    """Train, judge and write; ``wishes`` are rounds between states, whether to go on, and whether to keep a tape."""
+    from quiltwork.cli.split.build import session
+    from quiltwork.cli.split.owners import processes, saved
+    from quiltwork.cli.split.programs import note_openings
+    from quiltwork.cli.split.rows import read_cases
+
+    save_every, resume, tape = wishes
     cases = read_cases(words, plan.parent, covariates=not words.training.processes)
     # labels that were randomised are kept from the start: to begin again with others would be another release
     kept = save_every or resume or words.labels.epsilon is not None or words.training.processes
@@ -80,23 +97,49 @@ def run(
     released = _released(words, cases, states)
     channel = None
     if words.training.processes and states is not None:
-        from quiltwork.cli.split.owners import processes
-
-        channel = processes(words, cases, plan.parent.resolve(), tuple(trust_code or ()), states.resolve())
+        channel = processes(words, cases, plan.parent.resolve(), trusted, states.resolve(), released)
     started = session(
-        words, cases, plan.parent, trusted=trust_code or (), folder=states, save_every=save_every,
-        released=released, channel=channel,
+        words, cases, plan.parent, trusted=trusted, folder=states, save_every=save_every,
+        released=released, channel=channel, taped=tape,
     )  # fmt: skip
+    live = started.run
     try:
-        if resume:
-            say(f"going on from round {started.run.resume()}")
-        started.run.train()
-        result = _written(words, plan.read_bytes(), cases, (started, released), out, states)
+        resumed = _resumed(live, tape) if resume else 0
+        note_openings(live)
+        live.train()
+        components = (lambda: saved(live, states)) if channel is not None and states else lambda: started.components
+        result = write_finished(
+            words, plan.read_bytes(), cases, (started, released), (out, components), save_every, resumed
+        )
     finally:
-        started.run.channel.close()
+        live.channel.close()
     if states is not None:
         shutil.rmtree(states, ignore_errors=True)
-    _told(result, json)
+    return result
+
+
+def _require_private(save_every: int, tape: bool) -> None:
+    """Refuse what a training under a budget for each record has no use for, and what it cannot do without."""
+    from quiltwork.cli.split.home import require_installed
+
+    require_installed()
+    if save_every or tape:
+        raise InvalidOption(
+            "--tape" if tape else f"--save-every {save_every}",
+            why="components with a budget for each record are trained at home, and no round crosses",
+            mend="Leave it out; a training that was interrupted has released nothing but labels, and begins again.",
+        )
+
+
+def _resumed(live: SplitRun, tape: bool) -> int:
+    """Go on from the last state; its round."""
+    found = live.resume()
+    if tape and found:
+        raise InvalidOption(
+            "--tape", why=f"training goes on from round {found}, and a tape begins with the first", mend="Leave it out."
+        )
+    say(f"going on from round {found}")
+    return found
 
 
 def _states(out: Path, plan: bytes, resume: bool) -> Path:
@@ -135,51 +178,74 @@ def _released(plan: Plan, cases: Cases, states: Path | None) -> ReleasedLabels |
     return found
 
 
-def _written(
+def write_finished(
     plan: Plan,
     plan_bytes: bytes,
     cases: Cases,
     learned: tuple[Started, ReleasedLabels | None],
-    out: Path,
-    states: Path | None,
+    places: tuple[Path, Callable[[], Mapping[str, Component | Path]]],
+    save_every: int = 0,
+    resumed: int = 0,
 ) -> dict[str, object]:
-    """Judge, record and write a finished run; what the command prints."""
+    """Judge, record and write a finished run.
+
+    Args:
+        plan: of what.
+        plan_bytes: its file's.
+        cases: the rows.
+        learned: the run, and the released labels where there are any.
+        places: the run directory to make, and what gives the parties' components, or files that they wrote; it is
+            called when the records are taken.
+        save_every: rounds between states.
+        resumed: the round from which it went on last.
+
+    Returns:
+        What the command prints.
+    """
     import json as jsonlib
 
     from quiltwork.audit.certificate import certify
     from quiltwork.audit.facts import facts_of
     from quiltwork.cli.split.folder import CERTIFICATE, LOSSES, RECORDS, RunNote, plan_digest, write_run
+    from quiltwork.cli.split.home import stated_delta
     from quiltwork.cli.split.release import RELEASED, written
     from quiltwork.cli.split.scores import held_out_scores
+    from quiltwork.cli.split.stacked import write_stacked
+    from quiltwork.cli.split.taping import write_tape
     from quiltwork.files import new_directory
 
-    started, released = learned
+    (started, released), (out, components) = learned, places
     live = started.run
     scores, held = held_out_scores(plan, cases, live)
-    facts = facts_of(live.records())
-    learners = live.mode.learners()
-    note = RunNote(
-        plan=plan_digest(plan_bytes), columns=dict(cases.columns), classes=cases.classes, prior=_prior(live),
-        centre=cases.centre, scale=cases.scale, learners=tuple(learners), cases=(len(cases), held), scores=scores,
-    )  # fmt: skip
-    certificate = certify(facts)
+    facts, learners = facts_of(live.records()), live.mode.learners()
+    certificate = certify(facts, tape=started.tape, delta=stated_delta(plan))
     losses = jsonlib.dumps([dict(loss) for loss in live.losses], allow_nan=False)
     documents = {RECORDS: facts.to_json(), CERTIFICATE: certificate.to_json(), LOSSES: losses}
     if released is not None:
         documents[RELEASED] = written(released)
-    components: Mapping[str, Component | Path] = started.components
-    if plan.training.processes and states is not None:
-        from quiltwork.cli.split.owners import saved
-
-        components = saved(live, states)
     with new_directory(out, private=True) as place:
-        write_run(place, plan_bytes, note, (components, learners), documents)
+        if started.tape is not None:
+            write_tape(place, started.tape)
+        note = RunNote(
+            plan=plan_digest(plan_bytes), columns=dict(cases.columns), classes=cases.classes, prior=_prior(live),
+            centre=cases.centre, scale=cases.scale, learners=tuple(learners), cases=(len(cases), held), scores=scores,
+            save_every=save_every, resumed=resumed, stacked=write_stacked(place, live),
+        )  # fmt: skip
+        write_run(place, plan_bytes, note, (components(), learners), documents)
     live.close()
     return {
         "path": str(out), "scores": scores, "mode": facts.mode, "parties": list(facts.parties), "rounds": facts.rounds,
         "digests": facts.digests, "warnings": list(facts.warnings), "held": list(certificate.held),
-        "not_held": list(certificate.not_held),
+        "not_held": list(certificate.not_held), "privacy": _spent(plan, certificate),
     }  # fmt: skip
+
+
+def _spent(plan: Plan, certificate: Certificate) -> list[dict[str, object]]:
+    """What one label and one row paid, over all parties, where the plan has budgets."""
+    if plan.labels.epsilon is None:
+        return []
+    due = ("label-ledger", *(["record-ledger"] if plan.private else []))
+    return [{"says": c.says, **c.found} for c in certificate.checks if c.name in due]
 
 
 def _prior(live: SplitRun) -> tuple[float, ...]:
@@ -197,6 +263,8 @@ def _told(result: dict[str, object], json: bool) -> None:
         return
     for warning in result["warnings"] if isinstance(result["warnings"], list) else ():
         say(f"noticed: {warning}")
+    for line in result["privacy"] if isinstance(result["privacy"], list) else ():
+        say(f"{line['says']} Not covered: {'; '.join(line['not_covered'])}.")
     scores = result["scores"] if isinstance(result["scores"], dict) else {}
     for name, score in scores.items():
         print(f"{name:>20}  {score:.4f}")

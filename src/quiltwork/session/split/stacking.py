@@ -32,6 +32,10 @@ class Stacked:
         classes: whether outputs are log-probabilities.
         ridge: strength of the penalty, positive.
 
+    Attributes:
+        outputs: as given, sorted by party.
+        labels: as given.
+
     Raises:
         InvalidOption: shapes that do not fit, no rows, or a ridge that is not positive.
     """
@@ -45,7 +49,7 @@ class Stacked:
                 why="it needs held-out outputs of each party, a label for each of their rows, and a positive ridge",
                 mend="Hold some labelled rows out of training.",
             )
-        self._outputs, self._labels = dict(sorted(outputs.items())), labels
+        self.outputs, self.labels = dict(sorted(outputs.items())), labels
         self._classes, self._ridge = classes, ridge
         self._weights: dict[tuple[str, ...], Tensor] = {}
 
@@ -62,26 +66,26 @@ class Stacked:
 
     def weights(self, parties: tuple[str, ...]) -> Tensor:
         """float64 ``[n d + 1, k]``: one block of rows a party, in the order of names, and the constant last."""
-        strange = sorted(set(parties) - set(self._outputs))
+        strange = sorted(set(parties) - set(self.outputs))
         if strange or not parties:
             raise InvalidOption(
                 f"outputs of {', '.join(strange) or 'nobody'}",
                 why="none were held out to fit weights to",
-                mend=f"Compose outputs of {', '.join(self._outputs)}.",
+                mend=f"Compose outputs of {', '.join(self.outputs)}.",
             )
         if parties not in self._weights:
-            design = _design(self._outputs, parties, self._classes)
+            design = _design(self.outputs, parties, self._classes)
             self._weights[parties] = (
-                _logistic(design, self._labels, self._ridge, len(parties))
+                _logistic(design, self.labels, self._ridge, len(parties))
                 if self._classes
-                else _least_squares(design, self._labels, self._ridge)
+                else _least_squares(design, self.labels, self._ridge)
             )
         return self._weights[parties]
 
     def without(self, party: str) -> Stacked:
         """As if the party's outputs had never been seen."""
-        rest = {name: output for name, output in self._outputs.items() if name != party}
-        return Stacked(rest, self._labels, classes=self._classes, ridge=self._ridge)
+        rest = {name: output for name, output in self.outputs.items() if name != party}
+        return Stacked(rest, self.labels, classes=self._classes, ridge=self._ridge)
 
 
 def _design(outputs: Mapping[str, Tensor], parties: tuple[str, ...], classes: bool) -> Tensor:
