@@ -78,7 +78,7 @@ def put(path: str, value: object) -> Callable[[dict[str, Any]], None]:
 UNSUPPORTED = [
     (put("version", 2), "version 2", "reads version 1"),
     (put("version", -1), "version -1", "reads version 1"),
-    (put("kind", "module"), "kind 'module'", "knows 'expert', 'statistics', 'mixture' and 'likelihoods'"),
+    (put("kind", "forest"), "kind 'forest'", "knows 'expert', 'statistics', 'mixture', 'likelihoods', 'module'"),
     (put("kind", "\x1b[2Jexpert"), r"kind '\x1b[2Jexpert'", "knows 'expert'"),
 ]
 

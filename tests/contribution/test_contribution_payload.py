@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from quiltwork.contribution import header, payload
 from quiltwork.contribution.kinds import Requirement
-from quiltwork.contribution.manifest import PayloadFile
+from quiltwork.contribution.manifest_fields import PayloadFile
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.store import Draft, read, write
 from quiltwork.errors import AlteredContribution, ContributionError, MalformedContribution, MissingPart

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from quiltwork.contribution import header
 from quiltwork.contribution.kinds import Part, Requirement
-from quiltwork.contribution.manifest import REWRITE, Manifest, PayloadFile, TensorEntry
+from quiltwork.contribution.manifest import REWRITE, Manifest
+from quiltwork.contribution.manifest_fields import PayloadFile, TensorEntry
 from quiltwork.errors import MalformedContribution
 from quiltwork.privacy.events import OtherEvent
 

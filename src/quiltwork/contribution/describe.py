@@ -6,6 +6,7 @@ place, and no price: that is the accountant's, who needs to be told a delta.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from quiltwork.contribution import header
@@ -13,7 +14,7 @@ from quiltwork.contribution.declared import parts_of, releases
 from quiltwork.contribution.manifest import Manifest
 from quiltwork.contribution.sealed import Contribution
 
-_KINDS_OWN = ("base", "table", "method", "statistics", "training")
+_KINDS_OWN = ("base", "table", "task", "method", "statistics", "training")
 
 
 def describe(contribution: Contribution) -> dict[str, Any]:
@@ -21,12 +22,15 @@ def describe(contribution: Contribution) -> dict[str, Any]:
 
     Returns:
         party, kind, version, digest, bytes, parts (each with its file, number of tensors and elements, bytes), what the
-        kind stands on (``base``, or ``table`` with names and units), method, where the kind has them statistics and
-        training, releases (what needs a privacy event), privacy, licence, card.
+        kind stands on (``base``, ``table`` with names and units, ``task``), method (of a graph how many operators of
+        which name), where the kind has them statistics and training, releases (what needs a privacy event), privacy,
+        licence, card.
     """
     manifest = contribution.manifest
     declared = manifest.model_dump(mode="json", exclude={"payload"})
     own = {name: declared[name] for name in _KINDS_OWN if name in declared}
+    if "graph" in own["method"]:
+        own["method"] |= {"graph": _graph(own["method"]["graph"])}
     return {
         "party": manifest.party,
         "kind": manifest.kind,
@@ -40,6 +44,12 @@ def describe(contribution: Contribution) -> dict[str, Any]:
         "licence": manifest.licence,
         "card": manifest.card,
     }
+
+
+def _graph(graph: dict[str, Any]) -> dict[str, Any]:
+    """How often each operator occurs, the most frequent first."""
+    found = Counter(node["op"] for node in graph["nodes"])
+    return {"nodes": len(graph["nodes"]), "operators": dict(sorted(found.items(), key=lambda one: (-one[1], one[0])))}
 
 
 def _parts(manifest: Manifest) -> dict[str, dict[str, Any]]:

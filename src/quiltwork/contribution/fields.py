@@ -6,12 +6,16 @@ name, which is compared and put in a line with others, holds none at all, and no
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints
 
 from quiltwork.privacy.events import printable
+
+MOST_NUMBERS = 2**26
+"""Numbers in one array of a statistic: half a gigabyte, which a composer reads into memory."""
 
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
@@ -28,6 +32,16 @@ def visible(text: str) -> str:
         if unicodedata.category(character) in _UNSEEN:
             raise ValueError(f"character U+{ord(character):04X} does not show in print")
     return text
+
+
+def require_modest(what: str, *shape: int) -> None:
+    """Refuse an array of more than `MOST_NUMBERS`.
+
+    Raises:
+        ValueError: it would hold more; ``what`` names it.
+    """
+    if math.prod(shape) > MOST_NUMBERS:
+        raise ValueError(f"{what} would hold {math.prod(shape)} numbers, and at most {MOST_NUMBERS} are read")
 
 
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]

@@ -21,23 +21,22 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, ValidationError, model_validator
 
-from quiltwork.contribution import header
 from quiltwork.contribution.canonical import decode, encode, shown
-from quiltwork.contribution.fields import (
-    Card,
-    Count,
-    Digest,
-    FileName,
-    PartyName,
-    Positive,
-    Short,
-    Software,
-    TensorName,
+from quiltwork.contribution.fields import Count, Digest, Positive, Software
+from quiltwork.contribution.kinds import ExpertMethod, Part, Statistic, StatisticsMethod
+from quiltwork.contribution.manifest_fields import ManifestFields
+from quiltwork.contribution.network_manifests import (
+    ModuleManifest,
+    MomentsManifest,
+    OutputsManifest,
+    StitchesManifest,
+    StitchStatisticsManifest,
 )
-from quiltwork.contribution.kinds import Dtype, ExpertMethod, Part, Statistic, StatisticsMethod
+from quiltwork.contribution.networks import ModuleMethod, MomentsMethod, OutputsMethod
+from quiltwork.contribution.stitching import StitchesMethod, StitchStatisticsMethod
 from quiltwork.contribution.tables import LikelihoodsMethod, MixtureMethod, TableReference, TableStatistic
 from quiltwork.errors import AlteredContribution, MalformedContribution, UnsupportedContribution
-from quiltwork.privacy.events import Event, Label, Record, Unit
+from quiltwork.privacy.events import Label, Record, Unit
 
 FILE = "contribution.json"
 MAX_BYTES = 4 * 2**20
@@ -58,26 +57,6 @@ class BaseReference(Record):
     family: Label
     vocabulary_size: Annotated[int, Field(ge=1, le=2**24)]
     tokenizer: Digest
-
-
-class TensorEntry(Record):
-    """One tensor of the payload; ``digest`` is over its little-endian bytes."""
-
-    dtype: Dtype
-    shape: Annotated[tuple[Positive, ...], Field(max_length=header.MAX_RANK)]
-    digest: Digest
-
-
-class PayloadFile(Record):
-    """One file of the payload: size in bytes, digest over all of them, and its tensors."""
-
-    bytes: Positive
-    digest: Digest
-    tensors: Annotated[dict[TensorName, TensorEntry], Field(min_length=1, max_length=10_000)]
-
-    def types(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """``{name: (dtype, shape)}``, what the safetensors header is made of."""
-        return {name: (entry.dtype, entry.shape) for name, entry in self.tensors.items()}
 
 
 class TrainingSummary(Record):
@@ -104,24 +83,6 @@ class TrainingSummary(Record):
     loss_first: float | None = None
     loss_last: float | None = None
     software: Software
-
-
-class ManifestFields(Record):
-    """What every kind declares. A kind adds what it stands on (a base, a table), its method and its statistics.
-
-    ``protects`` is the unit of its privacy events.
-    """
-
-    protects: ClassVar[Unit]
-
-    format: Literal["quiltwork-contribution"] = "quiltwork-contribution"
-    version: Literal[1] = 1
-    party: PartyName
-    payload: Annotated[dict[FileName, PayloadFile], Field(max_length=8)]
-    privacy: Annotated[tuple[Event, ...], Field(max_length=256)] = ()
-    licence: Short
-    card: Card = ""
-    digest: Digest
 
 
 class LanguageFields(ManifestFields):
@@ -201,13 +162,22 @@ class LikelihoodsManifest(ManifestFields):
         return False
 
 
-Manifest: TypeAlias = ExpertManifest | StatisticsManifest | MixtureManifest | LikelihoodsManifest
-Method: TypeAlias = ExpertMethod | StatisticsMethod | MixtureMethod | LikelihoodsMethod
+NetworkManifest: TypeAlias = (
+    ModuleManifest | MomentsManifest | OutputsManifest | StitchStatisticsManifest | StitchesManifest
+)
+NetworkMethod: TypeAlias = ModuleMethod | MomentsMethod | OutputsMethod | StitchStatisticsMethod | StitchesMethod
+Manifest: TypeAlias = ExpertManifest | StatisticsManifest | MixtureManifest | LikelihoodsManifest | NetworkManifest
+Method: TypeAlias = ExpertMethod | StatisticsMethod | MixtureMethod | LikelihoodsMethod | NetworkMethod
 MANIFESTS: dict[str, type[Manifest]] = {
     "expert": ExpertManifest,
     "statistics": StatisticsManifest,
     "mixture": MixtureManifest,
     "likelihoods": LikelihoodsManifest,
+    "module": ModuleManifest,
+    "moments": MomentsManifest,
+    "stitch_statistics": StitchStatisticsManifest,
+    "stitches": StitchesManifest,
+    "outputs": OutputsManifest,
 }
 
 

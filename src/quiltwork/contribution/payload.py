@@ -26,7 +26,8 @@ import numpy as np
 from quiltwork.contribution import header
 from quiltwork.contribution.canonical import shown
 from quiltwork.contribution.kinds import Requirement
-from quiltwork.contribution.manifest import REWRITE, PayloadFile, TensorEntry
+from quiltwork.contribution.manifest import REWRITE
+from quiltwork.contribution.manifest_fields import PayloadFile, TensorEntry
 from quiltwork.errors import AlteredContribution, MalformedContribution
 
 if TYPE_CHECKING:

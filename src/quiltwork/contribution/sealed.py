@@ -50,13 +50,14 @@ class Contribution:
 
     @property
     def kind(self) -> str:
-        """``"expert"``, ``"statistics"``, ``"mixture"`` or ``"likelihoods"``."""
+        """One of the kinds of docs/format.md, such as ``"expert"``, ``"mixture"`` or ``"module"``."""
         return self.manifest.kind
 
     @property
     def parts(self) -> frozenset[str]:
         """What it holds: ``ffn``, ``full``, ``tokens``, ``bigrams``, ``moments``; over a table ``mixture``,
-        ``covariates``, ``precision``, ``likelihoods``."""
+        ``covariates``, ``precision``, ``likelihoods``; about networks ``module``, ``inputs``, ``classes``, ``outputs``,
+        ``pair``, ``stitches``."""
         return frozenset(part.name for part in parts_of(self.manifest))
 
     @cached_property

@@ -35,13 +35,14 @@ from quiltwork.contribution.manifest import (
     BaseReference,
     Manifest,
     Method,
-    PayloadFile,
     TrainingSummary,
     canonical_bytes,
     digest_of,
     parse,
     schema_refusal,
 )
+from quiltwork.contribution.manifest_fields import PayloadFile
+from quiltwork.contribution.networks import NetworkStatistic, TaskReference
 from quiltwork.contribution.payload import Array
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.tables import TableReference, TableStatistic
@@ -58,11 +59,13 @@ class Draft:
 
     Attributes:
         party: its name.
-        method: `ExpertMethod`, `StatisticsMethod`, `MixtureMethod` or `LikelihoodsMethod`; it decides the kind.
+        method: of a language model (`ExpertMethod`, `StatisticsMethod`), of a table (`MixtureMethod`,
+            `LikelihoodsMethod`), or about networks (``networks``, ``stitching``); it decides the kind.
         tensors: every tensor by name; the first word of the name is its part, which decides the file.
         licence: under which the contribution may be used, best as an SPDX expression.
         base: what it started from, for the kinds of language models.
         table: what its rows are of, for the kinds of tables.
+        task: what goes in and comes out, for the kinds about networks.
         training: how the weights were trained.
         statistics: the declared statistics.
         privacy: one event or more for each part, and for ``training`` where losses are told.
@@ -75,8 +78,9 @@ class Draft:
     licence: str
     base: BaseReference | None = None
     table: TableReference | None = None
+    task: TaskReference | None = None
     training: TrainingSummary | None = None
-    statistics: Sequence[Statistic | TableStatistic] = ()
+    statistics: Sequence[Statistic | TableStatistic | NetworkStatistic] = ()
     privacy: Sequence[Event] = ()
     card: str = ""
 

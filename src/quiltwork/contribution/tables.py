@@ -23,14 +23,11 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from quiltwork.contribution.fields import ColumnName, Count, Digest, Positive, Software, Unit
+from quiltwork.contribution.fields import ColumnName, Count, Digest, Positive, Software, Unit, require_modest
 from quiltwork.contribution.kinds import Part, Requirement
 from quiltwork.privacy.events import Record
 
 Family: TypeAlias = Literal["gaussian", "multinomial", "poisson"]
-
-MOST_NUMBERS = 2**26
-"""Numbers in one array of these parts: half a gigabyte, which a composer reads into memory."""
 
 _STATISTICS = "statistics.safetensors"
 
@@ -95,7 +92,7 @@ class MixtureMethod(Record):
 
     @model_validator(mode="after")
     def _is_modest(self) -> MixtureMethod:
-        _require_modest("mixture.coefficients", self.n_experts, self.n_outputs, 1 + self.n_features)
+        require_modest("mixture.coefficients", self.n_experts, self.n_outputs, 1 + self.n_features)
         return self
 
     def parts(self) -> tuple[Part, ...]:
@@ -140,7 +137,7 @@ class CovariatesStatistic(Record):
     def part(self, method: MixtureMethod) -> Part:
         """Counts in [minimum_rows, 2^53]; that the covariances are ones is judged by whoever uses them."""
         groups, width = self.components, method.n_features
-        _require_modest("covariates.covariances", groups, width, width)
+        require_modest("covariates.covariances", groups, width, width)
         tensors = {
             "covariates.counts": Requirement((groups,), ("F64",), least=float(self.minimum_rows), most=float(2**53)),
             "covariates.means": Requirement((groups, width), ("F64",)),
@@ -162,8 +159,8 @@ class PrecisionStatistic(Record):
     def part(self, method: MixtureMethod) -> Part:
         """As many Grams as experts, and one Hessian where there are two experts or more."""
         width, free = 1 + method.n_features, (method.n_experts - 1) * (1 + method.n_features)
-        _require_modest("precision.expert_grams", method.n_experts, width, width)
-        _require_modest("precision.gate_hessian", free, free)
+        require_modest("precision.expert_grams", method.n_experts, width, width)
+        require_modest("precision.gate_hessian", free, free)
         tensors = {"precision.expert_grams": Requirement((method.n_experts, width, width), ("F64",))}
         if method.n_experts > 1:
             tensors["precision.gate_hessian"] = Requirement((free, free), ("F64",))
@@ -196,11 +193,3 @@ class LikelihoodsMethod(Record):
 
 TableStatistic: TypeAlias = Annotated[CovariatesStatistic | PrecisionStatistic, Field(discriminator="name")]
 """Any declared statistic of a mixture's rows, told apart by its ``name``."""
-
-
-def _require_modest(what: str, *shape: int) -> None:
-    numbers = 1
-    for size in shape:
-        numbers *= size
-    if numbers > MOST_NUMBERS:
-        raise ValueError(f"{what} would hold {numbers} numbers, and at most {MOST_NUMBERS} are read")
