@@ -37,6 +37,7 @@ from typing import Annotated, Literal, NamedTuple, TypeAlias
 from pydantic import Field
 
 from quiltwork.contribution.kinds import Requirement
+from quiltwork.contribution.network_graph import PointName, PointRecord
 from quiltwork.privacy.events import Record
 
 Fold: TypeAlias = Literal["train", "held_out"]
@@ -59,10 +60,16 @@ class PairPoint(Record):
         width: likewise.
     """
 
-    name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_.]+$")]
+    name: PointName
     channels: Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
     height: Annotated[int, Field(ge=1, le=4096)]
     width: Annotated[int, Field(ge=1, le=4096)]
+
+    @classmethod
+    def of(cls, point: PointRecord) -> PairPoint:
+        """A network's point as one that takes part."""
+        height, width = point.grid
+        return cls(name=point.name, channels=point.channels, height=height, width=width)
 
     @property
     def grid(self) -> tuple[int, int]:
