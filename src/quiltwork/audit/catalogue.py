@@ -95,11 +95,11 @@ GUARANTEES: tuple[Guarantee, ...] = (
     Guarantee(
         "G6",
         "Secure sum",
-        "The composer sees the sum of activations and no summand.",
+        "The composer sees the sum of activations and no summand; what the sum tells is not hidden.",
         Adversary(who="the composer", behaviour="active", collusion="all but two parties", knows="the sum"),
-        "Pairwise masks from signed keys, fresh for each round.",
+        "Pairwise masks from keys signed by identities that parties exchanged without it, fresh for each sum.",
         theorem=dict.fromkeys(_EACH_MODE, "all but one masked value are uniform given the sum (Bonawitz et al. 2017)"),
-        needs=(("masked-sum",),),
+        needs=(("masked-sum",), ("masks",)),
     ),
     Guarantee(
         "G7a",

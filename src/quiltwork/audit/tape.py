@@ -45,7 +45,7 @@ class Lessons:
     Attributes:
         rounds: int64 ``[m]``, the round of each row.
         rows: int64 ``[m]``, its position in the agreed order.
-        activations: float32 ``[m, d]``.
+        activations: float32 ``[m, d]``; ``[m, 0]`` where they crossed under masks.
         cotangents: float32 ``[m, d]``, times the size of the batch, so that rounds compare.
     """
 
@@ -125,7 +125,7 @@ class Tape:
         return Lessons(
             np.repeat(np.array(at, dtype=np.int64), sizes),
             np.concatenate([_array(rows[t]) for t in at]),
-            np.concatenate([_array(told[t]) for t in at]),
+            np.concatenate([_array(told[t]) if t in told else np.empty((len(_array(rows[t])), 0)) for t in at]),
             np.concatenate([_array(taught[t]) * np.float32(len(_array(taught[t]))) for t in at]),
         )
 

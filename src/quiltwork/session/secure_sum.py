@@ -6,17 +6,19 @@ One round, for n parties that answer b rows of d numbers (`quiltwork.sharing.sec
     down   KEY     uint8 [n, 96]      everybody's offers           up   DONE
     down   ROWS or OUTPUT             the question itself          up   MASKED  uint64 [b, d]
 
-`SummandNode` stands before a party's own node, and binds the masks to the question. What that node answers as
-ACTIVATION or OUTPUT leaves under masks or not at all, and the terms have no kind by which it could. The cotangent of
-the sum, which the chain rule gives to each summand, is sent on as it is; it tells of the others what their sum tells.
+The first two name the number of the sum, which only goes up; the question names the round of the session, in which
+several sums may be asked for. `SummandNode` stands before a party's own node, and binds the masks to the question.
+What that node answers as ACTIVATION or OUTPUT leaves under masks or not at all, and the terms have no kind by which
+it could. The cotangent of the sum, which the chain rule gives to each summand, is sent on as it is; it tells of the
+others what their sum tells.
 
-If a party falls silent the round is over, and `secure_sum` says whose answer is missing; there is no recovery. A later
-round works again if the party is back; without it the others need nodes with a new roster.
+If a party falls silent the sum is lost, and `secure_sum` says whose answer is missing; there is no recovery. A later
+one works again if the party is back; without it the others need nodes with a new roster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ from quiltwork.sharing.secure_sum import OFFER_BYTES, Member, SumGrid, unmask
 _ASKED = (Kind.ROWS, Kind.OUTPUT)
 _SUMMED = (Kind.ACTIVATION, Kind.OUTPUT)
 _PASSED = (Kind.DONE, Kind.DIGEST)
+_NEVER = -1
 
 
 class SummandNode:
@@ -42,17 +45,18 @@ class SummandNode:
 
     def __init__(self, inner: Node, member: Member) -> None:
         self._inner, self._member = inner, member
+        self._number = _NEVER
 
     def handle(self, message: Message) -> Message:
         """The answer to one message.
 
         Raises:
-            RefusedRequest: a question before the parties met for its round, a second one in the round, an offer that is
-                not its party's, or an answer that does not fit the grid.
+            RefusedRequest: a question before the parties met for it, a second one after they met, an offer that is not
+                its party's, or an answer that does not fit the grid.
         """
         if message.kind is Kind.KEY and message.array is not None:
             return self._keys(message.round, message.array)
-        if message.kind in _ASKED and not self._member.ready(message.round):
+        if message.kind in _ASKED and not self._member.ready(self._number):
             raise RefusedRequest(Refusal.UNEXPECTED)
         reply = self._inner.handle(message)
         if reply.kind in _PASSED:
@@ -61,22 +65,24 @@ class SummandNode:
             raise RefusedRequest(Refusal.UNEXPECTED)
         return Message(Kind.MASKED, message.round, self._masked(message, reply.array))
 
-    def _keys(self, round_: int, offers: NDArray[np.uint8]) -> Message:
+    def _keys(self, number: int, offers: NDArray[np.uint8]) -> Message:
         try:
             if not len(offers):
-                return Message(Kind.KEY, round_, np.frombuffer(self._member.offer(round_), dtype=np.uint8))
-            self._member.meet(round_, [offer.tobytes() for offer in offers])
+                offer = self._member.offer(number)
+                self._number = number
+                return Message(Kind.KEY, number, np.frombuffer(offer, dtype=np.uint8))
+            self._member.meet(number, [offer.tobytes() for offer in offers])
         except InvalidOption as error:
             raise RefusedRequest(Refusal.UNEXPECTED) from error
         except AlteredFrame as error:
             raise RefusedRequest(Refusal.MISFIT) from error
-        return Message(Kind.DONE, round_)
+        return Message(Kind.DONE, number)
 
     def _masked(self, question: Message, values: NDArray[Any]) -> NDArray[np.uint64]:
         if not np.isfinite(values).all():
             raise RefusedRequest(Refusal.NOT_FINITE)
         try:
-            return self._member.mask(question.round, values, _told(question))
+            return self._member.mask(self._number, values, _told(question))
         except InvalidOption as error:
             raise RefusedRequest(Refusal.MISFIT) from error
 
@@ -84,7 +90,7 @@ class SummandNode:
 def _told(question: Message) -> bytes:
     """The question as bytes, so that the masks depend on it."""
     array = np.zeros(0, np.int64) if question.array is None else question.array
-    return bytes([question.kind]) + array.astype("<i8").tobytes()
+    return bytes([question.kind]) + question.round.to_bytes(8, "little") + array.astype("<i8").tobytes()
 
 
 def summand_terms(inner: Terms, parties: int) -> Terms:
@@ -123,31 +129,47 @@ def sum_bytes(parties: int, rows: int, width: int) -> tuple[int, int]:
     return keys + frame_bytes("int64", (rows,)), answers
 
 
-def secure_sum(channel: Channel, question: Message, grid: SumGrid | None = None) -> NDArray[np.float64]:
+def secure_sum(
+    channel: Channel,
+    question: Message,
+    grid: SumGrid | None = None,
+    *,
+    number: int | None = None,
+    parties: Sequence[str] | None = None,
+) -> NDArray[np.float64]:
     """The sum over all parties of their answers to one question, float64 ``[b, d]``.
 
     Args:
         channel: to `SummandNode` s.
-        question: ROWS or OUTPUT; its round has to be later than that of every sum before.
+        question: ROWS or OUTPUT.
         grid: that of the parties; ``SumGrid()`` where not given.
+        number: of the sum, larger than that of every sum before; the question's round where not given.
+        parties: the whole roster; all nodes of the channel where not given.
 
     Raises:
-        LostParty: a party is gone, silent or refuses. The round is over; all others have been heard, so that the
-            channel is ready for a new one.
+        LostParty: a party is gone, silent or refuses. The sum is lost; all others have been heard, so that the channel
+            is ready for a new one.
         AlteredFrame: a party answered something else.
     """
+    number = question.round if number is None else number
+    roster = sorted(channel.nodes() if parties is None else parties)
     empty = np.zeros((0, OFFER_BYTES), dtype=np.uint8)
-    offers = _ask(channel, Message(Kind.KEY, question.round, empty), Kind.KEY)
-    together = np.stack([offers[name] for name in channel.nodes()])
-    _ask(channel, Message(Kind.KEY, question.round, together), Kind.DONE)
-    masked = _ask(channel, question, Kind.MASKED)
-    return (SumGrid() if grid is None else grid).decode(unmask(masked, channel.nodes()))
+    offers = together(channel, roster, Message(Kind.KEY, number, empty), Kind.KEY)
+    every = np.stack([offers[name] for name in roster])
+    together(channel, roster, Message(Kind.KEY, number, every), Kind.DONE)
+    masked = together(channel, roster, question, Kind.MASKED)
+    return (SumGrid() if grid is None else grid).decode(unmask(masked, roster))
 
 
-def _ask(channel: Channel, message: Message, wanted: Kind) -> Mapping[str, NDArray[Any]]:
-    """What everybody answers; nobody's answer is left in the channel, whoever is lost."""
+def together(channel: Channel, parties: Sequence[str], message: Message, wanted: Kind) -> Mapping[str, NDArray[Any]]:
+    """What all parties answer to one message; nobody's answer is left in the channel, whoever is lost.
+
+    Raises:
+        LostParty: the first that is gone, silent or refuses.
+        AlteredFrame: an answer is of another kind or round.
+    """
     asked, lost, answers = [], [], {}
-    for name in channel.nodes():
+    for name in parties:
         try:
             channel.push(name, message)
             asked.append(name)
