@@ -46,11 +46,12 @@ class RelayChannel:
         # a socket's path is short, and that of a test's own directory may not be
         self.place = Path(tempfile.mkdtemp(prefix="qw"))
         self.sealing: dict[str, str] = {}
+        self.keys: dict[str, PairKeys] = {}
         for party in sorted(starts):
             keys, path = PairKeys.fresh(), self.place / party / "socket"
             resident = Resident(party, starts[party], terms[party], keys, path, timeout=timeout)
             self._pairs[party] = Pair(ComposerEnd(party, terms[party], keys, self.log), resident, path)
-            self.sealing[party] = resident.sealing
+            self.sealing[party], self.keys[party] = resident.sealing, keys
 
     def nodes(self) -> tuple[str, ...]:
         return tuple(self._pairs)

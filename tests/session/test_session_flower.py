@@ -14,9 +14,9 @@ import pytest
 from session_starts import TERMS, Doubling
 
 from quiltwork.errors import InvalidOption, LostParty
-from quiltwork.session import flower as module
 from quiltwork.session.channel import Node, PairKeys, PartyEnd
 from quiltwork.session.flower import FlowerChannel, LocalGrid, party_app, rehearsal
+from quiltwork.session.flower_wire import FRAMES
 from quiltwork.session.frames import Kind, Message
 
 
@@ -128,19 +128,21 @@ def test_an_app_that_ended_says_no_more(flwr: Any) -> None:
 
     talk = Talk(answer=once)
     for _ in range(2):
-        (name,) = talk.grid.push_messages([_asked(flwr, {"frame": flwr.app.ConfigRecord({"bytes": b"x"})})])
+        (name,) = talk.grid.push_messages([_asked(flwr, {"frames": flwr.app.ConfigRecord({"bytes": [b"x"]})})])
         assert _awaited(talk.grid, name).has_error()
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("shape", ["another record", "two fields", "text", "beside it"])
-def test_nothing_but_one_frame_reaches_a_party(shape: str, flwr: Any) -> None:
+@pytest.mark.parametrize("shape", ["another record", "two fields", "text", "not in a list", "none", "beside it"])
+def test_nothing_but_frames_reaches_a_party(shape: str, flwr: Any) -> None:
     record = flwr.app.ConfigRecord
     contents = {
-        "another record": {"orders": record({"bytes": b"x"})},
-        "two fields": {"frame": record({"bytes": b"x", "path": "secret"})},
-        "text": {"frame": record({"bytes": "x"})},
-        "beside it": {"frame": record({"bytes": b"x"}), "orders": record({"run": "code"})},
+        "another record": {"orders": record({"bytes": [b"x"]})},
+        "two fields": {"frames": record({"bytes": [b"x"], "path": "secret"})},
+        "text": {"frames": record({"bytes": ["x"]})},
+        "not in a list": {"frames": record({"bytes": b"x"})},
+        "none": {"frames": record({"bytes": []})},
+        "beside it": {"frames": record({"bytes": [b"x"]}), "orders": record({"run": "code"})},
     }
     calls: list[bytes] = []
 
@@ -152,33 +154,46 @@ def test_nothing_but_one_frame_reaches_a_party(shape: str, flwr: Any) -> None:
     (name,) = grid.push_messages([_asked(flwr, contents[shape])])
     assert _awaited(grid, name).has_error()
     assert not calls
-    # negative control: one frame alone does reach it
+    # negative control: frames alone do reach it, in order
     grid = Talk(answer=noting).grid
-    (name,) = grid.push_messages([_asked(flwr, {"frame": record({"bytes": b"x"})})])
+    (name,) = grid.push_messages([_asked(flwr, {"frames": record({"bytes": [b"x", b"y"]})})])
     assert not _awaited(grid, name).has_error()
-    assert calls == [b"x"]
+    assert calls == [b"x", b"y"]
 
 
-def test_something_else_than_a_frame_ends_the_talk(flwr: Any) -> None:
-    class Adding(LocalGrid):
+def added(flwr: Any, reply: Any) -> None:
+    reply.content["rows"] = flwr.app.ConfigRecord({"of": "the fragment"})
+
+
+def doubled(flwr: Any, reply: Any) -> None:
+    frames = list(reply.content["frames"]["bytes"])
+    reply.content["frames"] = flwr.app.ConfigRecord({"bytes": [*frames, *frames]})
+
+
+@pytest.mark.parametrize("change", [added, doubled])
+def test_something_else_than_frames_ends_the_talk(change: Callable[[Any, Any], None], flwr: Any) -> None:
+    class Changing(LocalGrid):
         def pull_messages(self, message_ids: Iterable[str]) -> list[Any]:
             found = super().pull_messages(message_ids)
             for reply in found:
-                reply.content["rows"] = flwr.app.ConfigRecord({"of": "the fragment"})
+                change(flwr, reply)
             return found
 
-    with pytest.raises(LostParty, match="something else than one frame"):
-        heard(Talk(grid=Adding).channel, "ash", 1)
+    with pytest.raises(LostParty, match="something else than a frame for each"):
+        heard(Talk(grid=Changing).channel, "ash", 1)
 
 
-def test_one_message_of_a_party_is_under_way_at_a_time(flwr: Any) -> None:
+def test_what_waits_leaves_together_and_one_message_is_under_way_at_a_time(flwr: Any) -> None:
     """So a grid without any order cannot disturb the order of frames."""
+    sent: list[int] = []
     most: list[int] = []
 
     class Counting(LocalGrid):
         open = 0
 
         def push_messages(self, messages: Iterable[Any]) -> list[str | None]:
+            messages = list(messages)
+            sent.extend(len(message.content["frames"]["bytes"]) for message in messages)
             self.open += 1
             most.append(self.open)
             return super().push_messages(messages)
@@ -188,19 +203,17 @@ def test_one_message_of_a_party_is_under_way_at_a_time(flwr: Any) -> None:
             self.open -= len(found)
             return found
 
-    class Held(Doubling):
-        def handle(self, message: Message) -> Message:
-            pushed.wait(20)
-            return super().handle(message)
-
-    pushed = threading.Event()
-    channel = Talk(grid=Counting, node=Held()).channel
-    for number in range(5):
+    channel = Talk(grid=Counting).channel
+    for number in range(3):
         channel.push("ash", said(number, number))
-    assert most == [1]
-    pushed.set()
-    assert [channel.pull("ash").round for _ in range(5)] == list(range(5))
-    assert most == [1] * 5
+    # nothing leaves before the composer listens
+    assert sent == []
+    assert channel.pull("ash").round == 0
+    for number in range(3, 5):
+        channel.push("ash", said(number, number))
+    assert [channel.pull("ash").round for _ in range(4)] == [1, 2, 3, 4]
+    assert sent == [3, 2]
+    assert most == [1, 1]
 
 
 def test_parties_work_at_the_same_time(flwr: Any) -> None:
@@ -277,7 +290,7 @@ def _without_wishes() -> dict[str, str]:
 
 
 def _asked(flwr: Any, records: dict[str, Any]) -> Any:
-    return flwr.app.Message(flwr.app.RecordDict(records), 1, module._TYPE)
+    return flwr.app.Message(flwr.app.RecordDict(records), 1, FRAMES)
 
 
 def _awaited(grid: Any, name: str) -> Any:

@@ -1,26 +1,22 @@
-"""The channel over Flower, for owners on different machines: a frame a message, and nothing else in it.
+"""The channel over Flower, for owners on different machines: frames in a message, and nothing else.
 
     composer     inside a ``ServerApp``: ``FlowerChannel(grid, addresses, terms, keys)``
-    party        inside its ``SuperNode``: ``app = party_app(PartyEnd(node, terms, keys).answer)``
-    on the way   message type ``query.frame``, content {"frame": ConfigRecord {"bytes": one frame}}
-    no answer    ``Error`` of one fixed code, without words
+    party        inside its ``SuperNode``: `quiltwork.session.flower_nodes.relay_app`, and a process that stays
+    in process   `party_app` and `LocalGrid`, or both at once: `rehearsal`
 
-Flower carries messages and promises no order among them. So at most one message of a party is under way; what is
-pushed meanwhile waits here, and leaves when the answer is in. Several parties still work at the same time.
+Flower carries messages and promises no order among them. So at most one message of a party is under way. And a message
+takes its time, seconds between machines, whatever its size. So what is said to a party waits until the composer
+listens, and leaves as one message: the cotangents of a round and the rows of the next go together, which makes a round
+of split learning one message to each party. Several parties work at the same time.
 
 Flower sees every frame: the tags of ``frames`` keep it, and whoever runs the SuperLink, from changing or replaying one,
 and TLS is what keeps others from reading. The keys are agreed on another way before the session, never over Flower.
-
-Flower reports its use to its makers, and asks them for newer versions, unless the environment says otherwise when it is
-imported; it is imported here, in functions, after the environment says so. A program that imports it earlier sets
-``FLWR_TELEMETRY_ENABLED=0`` and ``FLWR_DISABLE_UPDATE_CHECK=1`` itself.
 
 Source: Beutel et al. 2020, arXiv:2007.14390 (Flower); https://flower.ai/docs/framework (``Grid``, ``ClientApp``).
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import uuid
@@ -31,11 +27,9 @@ from typing import Any, Protocol
 
 from quiltwork.errors import InvalidOption, LostParty
 from quiltwork.session.channel import ComposerEnd, Log, Node, PairKeys, PartyEnd, Terms, known, lost
+from quiltwork.session.flower_wire import ENDED, FRAMES, flower, frames_content, frames_of, short
 from quiltwork.session.frames import Message
 
-_TYPE, _RECORD, _FIELD = "query.frame", "frame", "bytes"
-_ENDED = 2  # what Flower itself answers for an app that raised, but without the app's words
-_QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 _FIRST_LOOK = 0.0005
 
 
@@ -61,9 +55,11 @@ class FlowerChannel:
         keys: of each pair; the party has the same.
         timeout: seconds that a party may be silent.
         longest_wait: seconds between two looks for answers, at most; it starts at half a millisecond and doubles.
+        sealing: how each party is confined, as its owner says.
 
     Attributes:
         log: what crossed.
+        sealing: as given; a party that nothing is said of is "not sealed".
 
     Raises:
         InvalidOption: addresses, terms and keys name different parties, or a time is not positive.
@@ -79,6 +75,7 @@ class FlowerChannel:
         *,
         timeout: float = 60.0,
         longest_wait: float = 0.1,
+        sealing: Mapping[str, str] | None = None,
     ) -> None:
         if not sorted(addresses) == sorted(terms) == sorted(keys) or not addresses:
             raise InvalidOption(
@@ -93,6 +90,7 @@ class FlowerChannel:
                 mend="Give seconds.",
             )
         self.log = Log()
+        self.sealing = {name: (sealing or {}).get(name, "not sealed") for name in sorted(addresses)}
         self._grid, self._timeout, self._longest = grid, timeout, longest_wait
         self._pairs = {
             name: _Pair(name, addresses[name], ComposerEnd(name, terms[name], keys[name], self.log))
@@ -104,14 +102,13 @@ class FlowerChannel:
         return tuple(self._pairs)
 
     def push(self, node: str, message: Message) -> None:
-        """Say something to a party; it leaves at once, or after the answer to what was said before."""
+        """Say something to a party; it leaves when the composer listens to anybody."""
         pair = self._pairs[known(node, self.nodes())]
         pair.require_there()
         pair.waiting.append((pair.end.seal(message), message.round))
-        pair.advance(self._grid, self._timeout)
 
     def pull(self, node: str) -> Message:
-        """The next answer of a party; meanwhile the answers of others are taken in."""
+        """The next answer of a party; meanwhile all are sent what waits for them, and their answers are taken in."""
         pair = self._pairs[known(node, self.nodes())]
         if pair.idle():
             pair.require_there()
@@ -150,6 +147,7 @@ class _Pair:
     waiting: deque[tuple[bytes, int]] = field(default_factory=deque)
     arrived: deque[bytes] = field(default_factory=deque)
     sent: str | None = None
+    due: int = 0
     why: str = ""
 
     def idle(self) -> bool:
@@ -181,9 +179,10 @@ class _Pair:
             self.gone(f"the grid failed ({type(error).__name__})")
 
     def _send(self, grid: Grid, timeout: float) -> None:
-        frame, round_ = self.waiting.popleft()
-        flower = _flower()
-        message = flower.app.Message(_content(frame), self.address, _TYPE, ttl=timeout, group_id=str(round_))
+        frames, self.due = [frame for frame, _ in self.waiting], len(self.waiting)
+        round_ = str(self.waiting[-1][1])
+        self.waiting.clear()
+        message = flower().app.Message(frames_content(frames), self.address, FRAMES, ttl=timeout, group_id=round_)
         (self.sent,) = list(grid.push_messages([message])) or [None]
         if not self.sent:
             self.gone("the grid did not take what it was sent")
@@ -194,33 +193,34 @@ class _Pair:
         self.sent = None
         if replies[0].has_error():
             self.gone(f"its node ended (Flower's code {replies[0].error.code})")
-        elif (frame := _frame(replies[0])) is None:
-            self.gone("it answered something else than one frame")
+            return
+        frames = frames_of(replies[0])
+        if frames is None or len(frames) != self.due:
+            self.gone("it answered something else than a frame for each")
         else:
-            self.arrived.append(frame)
+            self.arrived.extend(frames)
 
 
 def party_app(answer: Callable[[bytes], bytes]) -> Any:
-    """The ``flwr.clientapp.ClientApp`` of a party.
+    """The ``flwr.clientapp.ClientApp`` of a party that lives in the app's own process.
 
     Args:
-        answer: the frame that answers a frame: ``PartyEnd(node, terms, keys).answer`` where Flower keeps the process,
-            otherwise a function that asks the process that holds the node.
+        answer: the frame that answers a frame: ``PartyEnd(node, terms, keys).answer``.
 
     Returns:
-        An app that knows the one message type of this module. After a failure it answers nothing but errors.
+        An app that knows the one message type of frames. After a failure it answers nothing but errors.
 
     Raises:
         InvalidOption: Flower is not installed.
     """
-    flower = _flower()
-    app, speaker = flower.clientapp.ClientApp(), _Speaker(answer)
+    package = flower()
+    app, speaker = package.clientapp.ClientApp(), _Speaker(answer)
 
-    @app.query(_TYPE.partition(".")[2])  # type: ignore[untyped-decorator]
-    def frame(message: Any, _context: Any) -> Any:
-        found = speaker.say(_frame(message))
-        content = flower.app.Error(_ENDED) if found is None else _content(found)
-        return flower.app.Message(content, reply_to=message)
+    @app.query(short(FRAMES))  # type: ignore[untyped-decorator]
+    def frames(message: Any, _context: Any) -> Any:
+        found = speaker.say(frames_of(message))
+        content = package.app.Error(ENDED) if found is None else frames_content(found)
+        return package.app.Message(content, reply_to=message)
 
     return app
 
@@ -231,13 +231,13 @@ class _Speaker:
     def __init__(self, answer: Callable[[bytes], bytes]) -> None:
         self._answer, self._ended, self._lock = answer, False, threading.Lock()
 
-    def say(self, frame: bytes | None) -> bytes | None:
+    def say(self, frames: list[bytes] | None) -> list[bytes] | None:
         with self._lock:
-            if frame is None or self._ended:
+            if frames is None or self._ended:
                 self._ended = True
                 return None
             try:
-                return self._answer(frame)
+                return [self._answer(frame) for frame in frames]
             except Exception:
                 self._ended = True
                 return None
@@ -248,17 +248,22 @@ class LocalGrid:
 
     Args:
         apps: a ``ClientApp`` for each of Flower's node numbers.
+        configs: the configuration of nodes that have one.
 
     Raises:
         InvalidOption: Flower is not installed.
     """
 
-    def __init__(self, apps: Mapping[int, Any]) -> None:
-        flower = _flower()
+    def __init__(self, apps: Mapping[int, Any], configs: Mapping[int, Mapping[str, Any]] | None = None) -> None:
+        app = flower().app
         _identify()
-        self._apps = dict(apps)
-        self._contexts = {i: flower.app.Context(1, i, {}, flower.app.RecordDict(), {}) for i in self._apps}
+        self._apps, given = dict(apps), configs or {}
+        self._contexts = {i: app.Context(1, i, dict(given.get(i, {})), app.RecordDict(), {}) for i in self._apps}
         self._boxes: dict[str, list[Any]] = {}
+
+    def get_node_ids(self) -> list[int]:
+        """All of them, at once."""
+        return sorted(self._apps)
 
     def push_messages(self, messages: Iterable[Any]) -> list[str | None]:
         """Start an answer for each message; None where there is no such node."""
@@ -280,8 +285,8 @@ class LocalGrid:
         try:
             box.append(self._apps[node](message, self._contexts[node]))
         except Exception:
-            flower = _flower()
-            box.append(flower.app.Message(flower.app.Error(_ENDED), reply_to=message))
+            app = flower().app
+            box.append(app.Message(app.Error(ENDED), reply_to=message))
 
 
 def rehearsal(nodes: Mapping[str, Node], terms: Mapping[str, Terms], *, timeout: float = 60.0) -> FlowerChannel:
@@ -299,37 +304,6 @@ def rehearsal(nodes: Mapping[str, Node], terms: Mapping[str, Terms], *, timeout:
     ends = {name: PartyEnd(node, terms[name], keys[name]) for name, node in nodes.items()}
     grid = LocalGrid({addresses[name]: party_app(end.answer) for name, end in ends.items()})
     return FlowerChannel(grid, addresses, terms, keys, timeout=timeout)
-
-
-def _content(frame: bytes) -> Any:
-    flower = _flower()
-    return flower.app.RecordDict({_RECORD: flower.app.ConfigRecord({_FIELD: frame})})
-
-
-def _frame(message: Any) -> bytes | None:
-    """The frame of a message, None where its content is anything else."""
-    if message.has_error() or list(message.content) != [_RECORD]:
-        return None
-    record = message.content[_RECORD]
-    if not isinstance(record, _flower().app.ConfigRecord) or list(record) != [_FIELD]:
-        return None
-    frame = record[_FIELD]
-    return frame if isinstance(frame, bytes) else None
-
-
-def _flower() -> Any:
-    """The package, imported when its reports and questions home are off."""
-    os.environ.update(_QUIET)
-    try:
-        import flwr.app
-        import flwr.clientapp
-    except ImportError as error:
-        raise InvalidOption(
-            "a channel over Flower",
-            why="the package flwr is not installed",
-            mend="Install quiltwork[flower]; its requirements are narrow, so give it an environment of its own.",
-        ) from error
-    return flwr
 
 
 def _identify() -> None:
