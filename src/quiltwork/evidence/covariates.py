@@ -93,7 +93,7 @@ class CovariateSummary:
         whole = cls.from_blocks(row_blocks(table), minimum_rows=minimum_rows)
         if components == 1:
             return whole
-        scale = _scales(whole.parts[0])
+        scale = deviations(whole.parts[0])
         rng = np.random.default_rng(seed)
         draw = np.sort(rng.choice(len(table), min(len(table), _SAMPLE), replace=False))
         centres = k_means((finite_table(table[draw]) - whole.mean) / scale, components, rng)
@@ -188,10 +188,8 @@ class CovariateSummary:
         if table.shape[1] != self.n_features:
             why = f"it has {table.shape[1]} columns, and the summary {self.n_features}"
             raise InvalidOption("x", why=why, mend="Give the columns that were summarised.")
-        if not _LEAST_SHRINKAGE <= shrinkage <= 1:
-            mend = f"Choose one from {_LEAST_SHRINKAGE:g} to 1."
-            raise InvalidOption(f"shrinkage={shrinkage}", why="it is a share, and not too close to zero", mend=mend)
-        spread = _scales(self.whole) if scale is None else _require_scale(scale, self.n_features)
+        _require_shrinkage(shrinkage)
+        spread = deviations(self.whole) if scale is None else _require_scale(scale, self.n_features)
         groups = [np.log(part.count / self.count) + _log_normal(table, part, spread, shrinkage) for part in self.parts]
         return np.asarray(np.logaddexp.reduce(groups, axis=0), dtype=np.float64)
 
@@ -206,20 +204,42 @@ class CovariateSummary:
         return rows
 
 
-def _scales(summary: GaussianSummary) -> Array:
-    """Standard deviations; for a constant column a millionth of its size, so that nothing divides by zero."""
+def deviations(summary: GaussianSummary) -> Array:
+    """Standard deviations ``[d]``; a millionth of its size for a constant column, so that nothing divides by zero."""
     size, deviations = np.abs(summary.mean), np.sqrt(summary.covariance.diagonal())
     constant = deviations <= _ROUNDING * size
     return np.where(constant, _DEGENERATE * np.where(size > 0, size, 1.0), deviations)
 
 
 def _log_normal(x: Array, part: GaussianSummary, scale: Array, shrinkage: float) -> Array:
-    """Log-density of one group; in units of ``scale`` the shrunk covariance is well conditioned."""
+    """Log-density of one group."""
+    factor, volume = _factor(part, scale, shrinkage)
+    whitened = np.linalg.solve(factor, ((x - part.mean) / scale).T)
+    return np.asarray(-0.5 * (whitened**2).sum(axis=0) - volume, dtype=np.float64)
+
+
+def whitening(part: GaussianSummary, scale: Array, shrinkage: float) -> tuple[Array, float]:
+    """W float64 ``[d, d]`` and v of ``log N(x) = -|(x - mean) W|^2 / 2 - v`` for one shrunk group.
+
+    Args:
+        part: the group.
+        scale: standard deviations ``[d]`` whose squares the covariance is shrunk to.
+        shrinkage: a, in [1e-6, 1].
+
+    Raises:
+        InvalidOption: the shrinkage or the scale does not fit.
+    """
+    _require_shrinkage(shrinkage)
+    factor, volume = _factor(part, _require_scale(scale, part.mean.size), shrinkage)
+    return np.linalg.inv(factor).T / scale[:, None], volume
+
+
+def _factor(part: GaussianSummary, scale: Array, shrinkage: float) -> tuple[Array, float]:
+    """Cholesky factor in units of ``scale``, where the shrunk covariance is well conditioned, and log-volume."""
     covariance = (1 - shrinkage) * _scaled(part.covariance, scale) + shrinkage * np.eye(scale.size)
     factor = np.linalg.cholesky(covariance)
-    whitened = np.linalg.solve(factor, ((x - part.mean) / scale).T)
     volume = np.log(factor.diagonal()).sum() + np.log(scale).sum() + 0.5 * scale.size * np.log(2 * np.pi)
-    return np.asarray(-0.5 * (whitened**2).sum(axis=0) - volume, dtype=np.float64)
+    return np.asarray(factor), float(volume)
 
 
 def _scaled(matrix: Array, scale: Array) -> Array:
@@ -245,6 +265,12 @@ def _require_whole(name: str, value: int, most: int) -> None:
         raise InvalidOption(
             f"{name}={value!r}", why=f"it is not a whole number from 1 to {most}", mend="Choose one that is."
         )
+
+
+def _require_shrinkage(shrinkage: float) -> None:
+    if not _LEAST_SHRINKAGE <= shrinkage <= 1:
+        mend = f"Choose one from {_LEAST_SHRINKAGE:g} to 1."
+        raise InvalidOption(f"shrinkage={shrinkage}", why="it is a share, and not too close to zero", mend=mend)
 
 
 def _require_scale(scale: ArrayLike, size: int) -> Array:
