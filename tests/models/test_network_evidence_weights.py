@@ -71,7 +71,6 @@ def test_each_owner_is_trusted_on_its_own_inputs() -> None:
     assert all(torch.allclose(table.sum(dim=1), torch.ones(200)) for table in weights)
     means = torch.stack([table.mean(dim=0) for table in weights])
     assert means.argmax(dim=0).tolist() == [0, 1, 2]
-    assert means[2, 2] > 0.9
 
 
 def test_far_from_everybody_members_count_by_their_prior_and_only_with_a_floor() -> None:

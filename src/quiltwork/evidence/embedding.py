@@ -77,7 +77,7 @@ class ModuleEmbedding(Record):
     kind: Literal["module"] = "module"
     party: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
     digest: Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
-    point: Annotated[str, StringConstraints(min_length=1, max_length=255)]
+    point: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,240}$")]
     dimension: Annotated[int, Field(ge=1, le=MOST_DIMENSIONS)]
 
 
