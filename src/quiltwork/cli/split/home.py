@@ -11,6 +11,7 @@ scored; which cases there are. Labels are randomised first, since every party th
 from __future__ import annotations
 
 import importlib.util
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,8 +63,13 @@ def budget(plan: Plan, party: str, rows: int) -> DPPlan:
             why=f"{part.delta:g} is not below one over the {rows} rows, so to publish one at random would be within it",
             mend="Choose 1e-5, or less.",
         )
-    batch = min(how.batch_size, rows)
-    return DPPlan.within(part.epsilon, part.delta, rows=rows, batch=batch, epochs=how.epochs, clip=part.clip, parties=1)
+    return _within(part.epsilon, part.delta, rows, min(how.batch_size, rows), how.epochs, part.clip)
+
+
+@cache
+def _within(epsilon: float, delta: float, rows: int, batch: int, epochs: int, clip: float) -> DPPlan:
+    # to find the noise takes seconds, and parties mostly have one budget
+    return DPPlan.within(epsilon, delta, rows=rows, batch=batch, epochs=epochs, clip=clip, parties=1)
 
 
 def trained(
