@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import contribution_networks
 import numpy as np
 import pytest
 import torch
@@ -181,7 +182,12 @@ def likelihoods_draft(**changes: Any) -> Draft:
     return Draft(**{**fields, **changes})
 
 
-DRAFTS = {"expert": expert_draft, "mixture": mixture_draft, "likelihoods": likelihoods_draft}
+DRAFTS = {
+    "expert": expert_draft,
+    "mixture": mixture_draft,
+    "likelihoods": likelihoods_draft,
+    **contribution_networks.DRAFTS,
+}
 
 
 def reseal(path: Path, edit: Callable[[dict[str, Any]], object] = lambda manifest: None) -> None:
