@@ -27,6 +27,7 @@ VERBS = (
     "report",
     "generate",
     "predict",
+    "split",
 )
 
 
