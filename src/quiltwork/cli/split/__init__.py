@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from quiltwork.cli.split import audit, predict, train
+from quiltwork.cli.split import audit, flower, host, predict, train
 
 NAME = "split"
 HELP = """Learn one model of which each owner holds a component, on its own columns of the same cases.
 
 A plan in TOML names the parties, their files, components, the labels and the mode; `quiltwork split train --help` shows
 one. `train` makes a run directory, `predict` answers new rows with whichever parties are up, `audit` says what the run
-kept and what it did not."""
+kept and what it did not. `host` and `flower` are for owners on machines of their own."""
 EXAMPLES = """Examples:
 
 `quiltwork split train plan.toml --out run`
@@ -17,4 +17,4 @@ EXAMPLES = """Examples:
 `quiltwork split predict plan.toml --run run --data bank=new-bank.csv --data shop=new-shop.csv --out predictions.csv`
 
 `quiltwork split audit plan.toml --run run --retrain --json`"""
-KINDS = (train, predict, audit)
+KINDS = (train, predict, audit, host, flower)

@@ -27,6 +27,7 @@ from quiltwork.models.split.seeds import seed_of
 from quiltwork.models.split.targets import ClassTarget, NumberTarget, Target
 from quiltwork.privacy.labels import ReleasedLabels
 from quiltwork.session.channel import Channel, LocalChannel, Node, Terms
+from quiltwork.session.flower import FlowerChannel
 from quiltwork.session.process import ProcessChannel
 from quiltwork.session.split.component_node import ComponentNode
 from quiltwork.session.split.home_node import HomeNode
@@ -118,7 +119,7 @@ def session(
     folder: Path | None = None,
     save_every: int = 0,
     released: ReleasedLabels | None = None,
-    channel: ProcessChannel | None = None,
+    channel: ProcessChannel | FlowerChannel | None = None,
     taped: bool = False,
 ) -> Started:
     """A run that is ready to train.
@@ -131,7 +132,7 @@ def session(
         folder: where states for resuming go; None keeps none.
         save_every: rounds between them.
         released: labels to train on in place of the cases' own.
-        channel: to parties in processes of their own; None makes them in this one.
+        channel: to parties in processes of their own, here or elsewhere; None makes them in this one.
         taped: whether to keep every message.
     """
     train, _ = parted(plan, len(cases))

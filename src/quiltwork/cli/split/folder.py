@@ -52,6 +52,7 @@ class RunNote(BaseModel):
         save_every: rounds between the states that were kept; 0 for none.
         resumed: the round from which training last went on; 0 where it was never broken off.
         stacked: SHA-256 of the outputs that weights are fitted to; None where there are none.
+        away: parties on machines of their own, whose components stayed there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -68,6 +69,7 @@ class RunNote(BaseModel):
     save_every: int
     resumed: int
     stacked: str | None
+    away: tuple[str, ...]
 
 
 def write_run(
@@ -81,7 +83,7 @@ def write_run(
     (place / PLAN).write_bytes(plan_bytes)
     (place / RUN).write_text(note.model_dump_json(indent=1))
     for party, one in learned[0].items():
-        target = place / "components" / f"{party}.safetensors"
+        target = component_file(place, party)
         if isinstance(one, Path):
             target.parent.mkdir(exist_ok=True)
             one.rename(target)
@@ -162,5 +164,17 @@ def restored_component(
     found = component(plan, party, names, torch.zeros(1, len(names)), root, trusted)
     if plan.private:
         found = as_one(found, head(plan, party, len(note.prior)))
-    load_component(found, run / "components" / f"{party}.safetensors")
+    place = component_file(run, party)
+    if party in note.away and not place.exists():
+        raise InvalidOption(
+            f"the component of party '{party}'",
+            why="it stayed at its owner",
+            mend=f"Ask for its file, and put it at {place}.",
+        )
+    load_component(found, place)
     return found
+
+
+def component_file(run: Path, party: str) -> Path:
+    """Where a run directory has a party's component."""
+    return run / "components" / f"{party}.safetensors"

@@ -21,7 +21,7 @@ from quiltwork.audit.check import Check
 from quiltwork.audit.facts import Facts, facts_of
 from quiltwork.audit.reruns import equivalence, swap
 from quiltwork.cli.split.build import component, parted, session, target_of
-from quiltwork.cli.split.folder import RunNote, restored_component, restored_mode
+from quiltwork.cli.split.folder import RunNote, component_file, restored_component, restored_mode
 from quiltwork.cli.split.modes import mode, uniform
 from quiltwork.cli.split.plan import Plan
 from quiltwork.cli.split.plan_parts import ComposerPart
@@ -91,12 +91,14 @@ class Rerun:
 
 
 def require_states(run: Path, plan: Plan, note: RunNote, facts: Facts, root: Path, trusted: Collection[str]) -> None:
-    """Refuse a run directory whose states are not those of its facts.
+    """Refuse a run directory whose states are not those of its facts; components still at their owners are believed.
 
     Raises:
         AlteredRecords: the first whose digest is another.
     """
-    found = {p: restored_component(run, plan, note, p, root, trusted).digest() for p in facts.parties}
+    here = [p for p in facts.parties if p not in note.away or component_file(run, p).exists()]
+    found = {p: digest for p, digest in facts.digests.items() if p in facts.parties}
+    found |= {p: restored_component(run, plan, note, p, root, trusted).digest() for p in here}
     learned = restored_mode(run, plan, note, root, trusted).learners()
     found |= {name: learner.digest() for name, learner in learned.items()}
     _require_same(facts, found, "the state in the run directory has another digest", "Restore the run directory.")

@@ -89,7 +89,7 @@ def read_cases(plan: Plan, root: Path, *, covariates: bool = True) -> Cases:
     read = read_columns if covariates else read_names
     tables = {party: read(part, plan.id, root) for party, part in sorted(plan.parties.items())}
     words, label_ids = label_words(plan.labels, plan.id, root)
-    _require_no_label(plan, tables, root)
+    require_no_label(plan, tables, root)
     counts = {party: len(table.values) for party, table in tables.items()} | {LABELS: len(words)}
     ids = {party: table.ids for party, table in tables.items()} | {LABELS: label_ids}
     order = agreed(counts, ids, linkage(plan))
@@ -239,7 +239,7 @@ def coded(part: LabelsPart, words: Sequence[str]) -> tuple[Tensor, tuple[str, ..
     return torch.tensor([known[word] for word in words], dtype=torch.int64), classes, 0.0, 1.0
 
 
-def _require_no_label(plan: Plan, tables: Mapping[str, Columns], root: Path) -> None:
+def require_no_label(plan: Plan, tables: Mapping[str, Columns], root: Path) -> None:
     """A party that trains on the label column of the label files would know what it is to learn."""
     label_files = {(root / file).resolve() for file in plan.labels.files}
     for party, table in tables.items():

@@ -93,8 +93,8 @@ def _trained(
     cases = read_cases(words, plan.parent, covariates=not words.training.processes)
     # labels that were randomised are kept from the start: to begin again with others would be another release
     kept = save_every or resume or words.labels.epsilon is not None or words.training.processes
-    states = _states(out, plan.read_bytes(), resume) if kept else None
-    released = _released(words, cases, states)
+    states = states_of(out, plan.read_bytes(), resume) if kept else None
+    released = released_labels(words, cases, states)
     channel = None
     if words.training.processes and states is not None:
         channel = processes(words, cases, plan.parent.resolve(), trusted, states.resolve(), released)
@@ -142,7 +142,7 @@ def _resumed(live: SplitRun, tape: bool) -> int:
     return found
 
 
-def _states(out: Path, plan: bytes, resume: bool) -> Path:
+def states_of(out: Path, plan: bytes, resume: bool) -> Path:
     """The folder of states beside the run directory; it holds those of one plan."""
     from quiltwork.cli.split.folder import plan_digest
     from quiltwork.files import write_file
@@ -161,7 +161,7 @@ def _states(out: Path, plan: bytes, resume: bool) -> Path:
     return place
 
 
-def _released(plan: Plan, cases: Cases, states: Path | None) -> ReleasedLabels | None:
+def released_labels(plan: Plan, cases: Cases, states: Path | None) -> ReleasedLabels | None:
     """Labels randomised now, or before an interruption; None where the plan asks for none."""
     from quiltwork.cli.split.release import RELEASED, kept, release, response, written
     from quiltwork.files import write_file
@@ -226,12 +226,14 @@ def write_finished(
     with new_directory(out, private=True) as place:
         if started.tape is not None:
             write_tape(place, started.tape)
+        here = components()
         note = RunNote(
             plan=plan_digest(plan_bytes), columns=dict(cases.columns), classes=cases.classes, prior=_prior(live),
             centre=cases.centre, scale=cases.scale, learners=tuple(learners), cases=(len(cases), held), scores=scores,
             save_every=save_every, resumed=resumed, stacked=write_stacked(place, live),
+            away=tuple(party for party in live.parties if party not in here),
         )  # fmt: skip
-        write_run(place, plan_bytes, note, (components(), learners), documents)
+        write_run(place, plan_bytes, note, (here, learners), documents)
     live.close()
     return {
         "path": str(out), "scores": scores, "mode": facts.mode, "parties": list(facts.parties), "rounds": facts.rounds,
