@@ -8,6 +8,7 @@ from scipy import stats
 from quiltwork.errors import InvalidOption
 from quiltwork.evaluate import calibration
 from quiltwork.evaluate.pooling import LEVELS
+from quiltwork.evaluate.reliability import reliability
 
 
 def gaussian_cdf(mixture, x, y):
@@ -98,7 +99,7 @@ def test_a_shifted_model_is_seen_though_its_width_is_right():
 
 def test_reliability_by_hand():
     p = np.array([[0.95, 0.05], [0.92, 0.08], [0.4, 0.6], [1.0, 0.0]])
-    found = calibration.reliability(p, np.array([0, 1, 1, 0]))
+    found = reliability(p, np.array([0, 1, 1, 0]))
     assert found["bin_9_share"] == 0.75
     assert found["bin_9_confidence"] == pytest.approx((0.95 + 0.92 + 1.0) / 4)
     assert found["bin_9_hits"] == 0.5

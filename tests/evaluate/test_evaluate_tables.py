@@ -9,7 +9,8 @@ from quiltwork.evaluate import insight
 from quiltwork.evaluate.held_out import HeldOutRows
 from quiltwork.evaluate.merging import merge
 from quiltwork.evaluate.scores import from_json
-from quiltwork.evaluate.tables import mixture_of, score_table, standard_error
+from quiltwork.evaluate.standard_error import standard_error
+from quiltwork.evaluate.tables import mixture_of, score_table
 
 LOCALS = {"ash": gaussian(), "birch": gaussian(shift=0.3), "cedar": gaussian(shift=-0.2)}
 ROWS = {party: rows(mixture, 150, seed=i) for i, (party, mixture) in enumerate(LOCALS.items())}

@@ -1,4 +1,4 @@
-"""Whether predicted distributions mean what they say: the probability integral transform, coverage, reliability.
+"""Whether predicted distributions mean what they say: the probability integral transform and coverage.
 
 For a continuous response u_i = F(y_i | x_i) is uniform if the prediction is the truth (Dawid 1984). A count has no such
 u, but an interval (F(y_i - 1), F(y_i)] over which it is spread evenly (Czado, Gneiting and Held 2009, non-randomised).
@@ -6,13 +6,12 @@ Both are the same arithmetic: row i gives the part of its interval that lies in 
 interval of level c covers it by the part that lies in (1/2 - c/2, 1/2 + c/2]. So every figure here is a mean over rows,
 and parts scored apart can be averaged.
 
-Classes have no order and no u. There the probability of the likeliest class is held against how often it is right.
+Classes have no order and no u; for them see ``reliability``.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import gammaincc, ndtr
 
 from quiltwork.errors import InvalidOption
@@ -83,25 +82,3 @@ def histogram(low: Array, high: Array) -> dict[str, float]:
     """The share of u in each of ten bins, by ``pit_BIN``; rightly one tenth each."""
     edges = np.linspace(0, 1, BINS + 1)
     return {f"pit_{j}": float(share_between(low, high, edges[j], edges[j + 1]).mean()) for j in range(BINS)}
-
-
-def reliability(probabilities: Array, codes: NDArray[np.int64]) -> dict[str, float]:
-    """For the likeliest class, by bin of its probability: how many rows, how sure, how often right.
-
-    Args:
-        probabilities: float64 ``[n, C]``.
-        codes: int64 ``[n]``, the classes.
-
-    Returns:
-        ``bin_BIN_share``, ``bin_BIN_confidence``, ``bin_BIN_hits``, each a mean over all rows: within a bin the
-        confidence is right if it equals the hits.
-    """
-    best, top = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    place = np.minimum((top * BINS).astype(int), BINS - 1)
-    found: dict[str, float] = {}
-    for j in range(BINS):
-        inside = place == j
-        found[f"bin_{j}_share"] = float(inside.mean())
-        found[f"bin_{j}_confidence"] = float((top * inside).mean())
-        found[f"bin_{j}_hits"] = float(((best == codes) & inside).mean())
-    return found

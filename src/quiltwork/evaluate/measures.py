@@ -9,6 +9,7 @@ import numpy as np
 
 from quiltwork.evaluate import calibration
 from quiltwork.evaluate.pooling import derived
+from quiltwork.evaluate.reliability import reliability
 from quiltwork.models.mixture.design import Array
 from quiltwork.models.mixture.experts import Experts, Response
 from quiltwork.models.mixture.mixture import Mixture
@@ -32,7 +33,7 @@ def _of_classes(mixture: Mixture[Experts], x: Array, codes: Response) -> dict[st
     missed[np.arange(len(x)), codes] -= 1
     accuracy = float((p.argmax(axis=1) == codes).mean())
     brier = float((missed**2).sum(axis=1).mean())
-    return {"accuracy": accuracy, "brier": brier} | calibration.reliability(p, codes)
+    return {"accuracy": accuracy, "brier": brier} | reliability(p, codes)
 
 
 def _of_numbers(mixture: Mixture[Experts], x: Array, y: Response) -> dict[str, float]:

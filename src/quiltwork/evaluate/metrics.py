@@ -6,7 +6,11 @@ may have any sign (a density can exceed one, and then its negative logarithm is 
 metric's own unit, because per cent of a number that crosses zero mean nothing.
 
 A cell also says how sure it is. For bits per byte the spread is a standard deviation over repeated runs, and more than
-one of it counts as clear. For rows of a table it is a standard error over held-out rows, and two of it are asked for.
+one of it counts as clear. For rows it is a standard error over held-out rows, and two of it are asked for.
+
+Accuracy is kept as the share of wrong answers, one minus it, so that lower is better here too; tables made for people
+turn it round. Its changes are told in points, hundredths of all rows: "half the errors" of one in a thousand would read
+like news.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from typing import Literal, TypeAlias
 # decimals of numbers beyond this mean nothing to a reader
 LARGE = 10_000
 
-MetricName: TypeAlias = Literal["bits per byte", "nats per row"]
+MetricName: TypeAlias = Literal["bits per byte", "nats per row", "share wrong", "squared error"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Metric:
         spread: what a cell's ``spread`` is.
         clear: how many times the spread of a difference a clear difference exceeds.
         limit: what it does not measure.
+        points: whether a change is told in points, hundredths of one.
     """
 
     name: MetricName
@@ -47,6 +52,7 @@ class Metric:
     spread: str
     clear: float
     limit: str
+    points: bool = False
 
     def change(self, value: float, reference: float, error: float | None = None) -> str:
         """A change with its sign: in per cent for ratio metrics, else in the metric's unit with its error.
@@ -55,9 +61,14 @@ class Metric:
         '+10.0 %'
         >>> METRICS["nats per row"].change(-0.6, -0.5, error=0.02)
         '-0.100 ± 0.020 nats per row'
+        >>> METRICS["share wrong"].change(0.02, 0.05, error=0.01)
+        '-3.0 ± 1.0 points'
         """
         if self.ratio:
             return f"{without_minus_zero(percent_above(value, reference), 1):+.1f} %"
+        if self.points:
+            spread = "" if error is None else f" ± {100 * error:.1f}"
+            return f"{without_minus_zero(100 * (value - reference), 1):+.1f}{spread} points"
         spread = "" if error is None else f" ± {number(error)}"
         return f"{number(value - reference, sign=True)}{spread} {self.name}"
 
@@ -88,6 +99,30 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 clear=2.0,
                 limit="A log-likelihood measures how well the whole distribution of the target is predicted, in nats; "
                 "it depends on the target's unit, and one row far from all predictions can decide it.",
+            ),
+            Metric(
+                name="share wrong",
+                title="Share of wrong answers (one minus accuracy)",
+                material="held-out rows",
+                amount="rows",
+                items=None,
+                ratio=False,
+                spread="standard error over held-out rows",
+                clear=2.0,
+                limit="Accuracy counts all mistakes alike and says nothing of how sure an answer was; where classes "
+                "are unequal, a model may be right by naming the common one.",
+                points=True,
+            ),
+            Metric(
+                name="squared error",
+                title="Mean squared error",
+                material="held-out rows",
+                amount="rows",
+                items=None,
+                ratio=True,
+                spread="standard error over held-out rows",
+                clear=2.0,
+                limit="A squared error depends on the target's unit, and few rows far off can decide it.",
             ),
         )
     }

@@ -28,7 +28,8 @@ from quiltwork.evaluate.plots import Drawing, drawn
 from quiltwork.evaluate.profile import Profile
 from quiltwork.evaluate.report import write_report
 from quiltwork.evaluate.scores import Scores
-from quiltwork.evaluate.tables import Model, mixture_of, score_table, standard_error
+from quiltwork.evaluate.standard_error import standard_error
+from quiltwork.evaluate.tables import Model, mixture_of, score_table
 from quiltwork.models.mixture.design import Array
 from quiltwork.models.mixture.experts import Experts
 from quiltwork.models.mixture.gates import SoftmaxGate

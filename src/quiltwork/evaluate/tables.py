@@ -28,6 +28,7 @@ from quiltwork.errors import InvalidOption
 from quiltwork.evaluate.held_out import Column, Rows, Shape, checked, thinned
 from quiltwork.evaluate.measures import measures
 from quiltwork.evaluate.scores import Cell, Row, Scores
+from quiltwork.evaluate.standard_error import standard_error
 from quiltwork.evaluate.truth import DIVERGENCE_ROWS, distances, gate_ari, n_free_parameters
 from quiltwork.models.mixture.design import Array
 from quiltwork.models.mixture.experts import Experts
@@ -202,23 +203,6 @@ def _extra(mixture: Mixture[Experts], column: Column) -> dict[str, float]:
 
 def _paired(losses: Array, reference: Array | None, groups: NDArray[Any] | None) -> float | None:
     return None if reference is None else standard_error(losses - reference, groups)
-
-
-def standard_error(values: Array, groups: NDArray[Any] | None = None) -> float | None:
-    """The standard error of the mean of ``values``; None where fewer than two independent values are there.
-
-    With ``groups`` it is that of sums over G groups, sqrt(G / (G - 1) sum_g (sum_{i in g} (v_i - mean))^2) / n.
-
-    >>> standard_error(np.array([1.0, 3.0]))
-    1.0
-    >>> standard_error(np.array([1.0, 1.0, 3.0, 3.0]), np.array(["a", "a", "b", "b"]))
-    1.0
-    """
-    centred = values - values.mean()
-    sums = centred if groups is None else np.bincount(np.unique(groups, return_inverse=True)[1].ravel(), centred)
-    if len(sums) < 2:
-        return None
-    return float(np.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(values))
 
 
 def _check_names(
