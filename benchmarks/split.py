@@ -28,12 +28,14 @@ NAMES = (
     "bytes",
     "attacks",
     "hijack",
+    "membership",
     "label privacy",
     "record privacy",
     "faults",
     "steps",
 )
 SEEDS_AT_MOST = {"equality": 3, "attacks": 3, "hijack": 3, "label privacy": 3, "record privacy": 2, "steps": 1}
+SEEDS_AT_MOST["membership"] = 1  # its models are its repetitions
 """Dear sections, and those whose answer is yes or no, take fewer seeds."""
 
 
@@ -42,10 +44,12 @@ def section(name: str, data: Path, seeds: int) -> dict[str, Any]:
     import split_accuracy
     import split_attacks
     import split_hijack
+    import split_membership
     import split_steps
 
     ways = {**split_accuracy.SECTIONS, **split_attacks.SECTIONS}
     ways["hijack"] = lambda _, seed: split_hijack.hijack(seed)
+    ways["membership"] = lambda _, seed: split_membership.membership(seed)
     ways["steps"] = lambda *_: split_steps.steps()
     count, began = min(seeds, SEEDS_AT_MOST.get(name, seeds)), time.process_time()
     runs = []

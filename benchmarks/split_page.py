@@ -12,6 +12,7 @@ TITLES = {
     "bytes": "Bytes against the formula (digits, batch 64)",
     "attacks": "Attacks, beside what the attacker knew anyway",
     "hijack": "A hijacking composer, and the party's scrutiny of cotangents (digits; a gap under 0.3 is an alarm)",
+    "membership": "Members found by shadow models (digits, sessions on random halves, each attacked by all others)",
     "label privacy": "Labels randomised before the first step (digits, 10 epochs)",
     "record privacy": "Records: DP-SGD at each party, priced over all four (digits, delta 1e-5)",
     "faults": "Parties that are away, or lie (digits)",
@@ -53,6 +54,20 @@ def targets(sections: dict[str, Any]) -> dict[str, dict[str, Any]]:
         rows = sections["hijack"]["rows"]["gap of cotangents, first epoch"]
         caught = rows["hijack is caught"]["values"]
         add("a planted hijack is caught in its first epoch", f"{sum(caught):.0f} of {len(caught)}", all(caught))
+    if "membership" in sections:
+        rows = {
+            name: {key: f["mean"] for key, f in row.items()} for name, row in sections["membership"]["rows"].items()
+        }
+        leak, private = rows["planted: over-fitted"], rows["isolated, record epsilon 1"]
+        for rate in ("1 %", "0.1 %"):
+            found = f"found {leak[f'found at {rate}']:.3f}, baseline {leak[f'baseline at {rate}']:.3f}"
+            caught = leak[f"low at {rate}"] > leak[f"baseline at {rate}"]
+            add(f"a planted over-fitted session is caught at {rate} false alarms", found, caught)
+            bound = math.e * float(rate[:-2]) / 100 + 1e-5
+            low = private[f"low at {rate}"]
+            add(
+                f"record epsilon 1: members found at {rate} within the bound", f"{low:.4f} of {bound:.4f}", low <= bound
+            )
     if "steps" in sections:
         _add_steps(sections["steps"]["rows"], add)
     return checks
