@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quiltwork.audit.tape import Tape
-from quiltwork.cli.split import home, parts
+from quiltwork.cli.split import home, parts, summing
 from quiltwork.cli.split.modes import crossing, mode, needs_prior, stepping, uniform
 from quiltwork.cli.split.plan import Plan
 from quiltwork.cli.split.rows import Cases
@@ -146,11 +147,18 @@ def session(
     prior = labels.prior() if needs_prior(plan) else uniform(target.outputs)
     schedule = Schedule(train, how.batch_size, 0 if plan.private else how.epochs, how.seed, how.absence)
     spent = () if released is None else (Events(plan.labels.party or "composer", (released.event,)),)
-    live = SplitRun(
-        line, mode(plan, prior, root, trusted), labels, schedule, crossing(plan, target.outputs),
-        precision=how.precision, stale=how.stale, folder=folder / "composer" if folder else None, save_every=save_every,
-        sealing=None if channel is None else channel.sealing, events=(*spent, *home.events(plan, len(train))),
-    )  # fmt: skip
+    learned = mode(plan, prior, root, trusted)
+    kept: dict[str, Any] = {
+        "folder": folder / "composer" if folder else None,
+        "save_every": save_every,
+        "sealing": None if channel is None else channel.sealing,
+        "events": (*spent, *home.events(plan, len(train))),
+    }
+    if plan.masked:
+        live = summing.summed_run(plan, line, learned, labels, schedule, **kept)
+    else:
+        widths = crossing(plan, target.outputs)
+        live = SplitRun(line, learned, labels, schedule, widths, precision=how.precision, stale=how.stale, **kept)
     return Started(live, {party: end.component for party, end in ends.items()}, tape)
 
 
@@ -169,13 +177,18 @@ def _nodes(
 
 def _local(plan: Plan, ends: Mapping[str, Node], target: Target, rows: int) -> LocalChannel:
     """A channel to parties that all live in this process, the label party among them."""
+    dealt = summing.seated(plan)
+    nodes = {party: summing.summand(end, dealt.get(party)) for party, end in ends.items()}
     labels = {plan.labels.party: LabelNode(target, rows)} if plan.labels.party else {}
-    return LocalChannel({**ends, **labels}, words(plan, target.outputs))
+    return LocalChannel({**nodes, **labels}, words(plan, target.outputs))
 
 
 def words(plan: Plan, outputs: int) -> dict[str, Terms]:
     """What the composer and each party may say, the label party among them."""
-    found = {p: component_terms(width, plan.training.precision) for p, width in crossing(plan, outputs).items()}
+    if plan.masked:
+        found = summing.terms(plan)
+    else:
+        found = {p: component_terms(width, plan.training.precision) for p, width in crossing(plan, outputs).items()}
     return found | ({plan.labels.party: label_terms(outputs)} if plan.labels.party else {})
 
 
@@ -188,15 +201,19 @@ def answering(plan: Plan, learned: Mode, present: Mapping[str, tuple[Component, 
         present: component and rows float32 ``[n, p]``, by party that is up.
         outputs: number of logits.
     """
-    nodes = {party: ComponentNode(one, rows) for party, (one, rows) in present.items()}
+    dealt = summing.seated(plan)
+    nodes = {party: summing.summand(ComponentNode(*own), dealt.get(party)) for party, own in present.items()}
     widths = {party: width for party, width in crossing(plan, outputs).items() if party in present}
-    channel = LocalChannel(nodes, {party: component_terms(width) for party, width in widths.items()})
+    said = summing.terms(plan) if plan.masked else {party: component_terms(width) for party, width in widths.items()}
+    channel = LocalChannel(nodes, said)
     nothing: Target = (
         ClassTarget(torch.zeros(1, dtype=torch.int64), outputs)
         if plan.labels.task == "classification"
         else NumberTarget(torch.zeros(1))
     )
     schedule = Schedule(np.zeros(1, dtype=np.int64), 1, 0, plan.training.seed)
+    if plan.masked:
+        return summing.summed_run(plan, channel, learned, OwnLabels(nothing), schedule)
     return SplitRun(channel, learned, OwnLabels(nothing), schedule, widths)
 
 

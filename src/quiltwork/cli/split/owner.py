@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,11 +21,15 @@ from quiltwork.cli.split.build import component, node, target_of
 from quiltwork.cli.split.plan import Plan
 from quiltwork.cli.split.plan_parts import CodePart
 from quiltwork.cli.split.rows import coded, label_words, read_columns
+from quiltwork.cli.split.summing import summand
 from quiltwork.models.split.released import released_target
 from quiltwork.party.confine import confine
 from quiltwork.privacy.labels import ReleasedLabels
 from quiltwork.session.process import Sealing, Started
 from quiltwork.session.split.label_node import LabelNode
+
+if TYPE_CHECKING:
+    from quiltwork.sharing.seats import Seat
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +46,7 @@ class Owner:
         trusted: parties whose own code may run.
         folder: where its states go; exists.
         released: randomised labels, for a component that is trained at home.
+        seat: its key and the others' names in secure sums; None where there are none.
     """
 
     plan: Plan
@@ -52,6 +58,7 @@ class Owner:
     trusted: tuple[str, ...]
     folder: Path
     released: ReleasedLabels | None = None
+    seat: Seat | None = None
 
     def __call__(self) -> Started:
         """Seal, open, train where that is done at home, and stand ready."""
@@ -65,7 +72,8 @@ class Owner:
         seen = rows[torch.from_numpy(self.train)]
         learner = component(self.plan, self.party, self.columns, seen, self.root, self.trusted)
         target = None if self.released is None else released_target(self.released)
-        return Started(node(self.plan, learner, rows, self.train, target, self.folder), Sealing.of(level))
+        end = node(self.plan, learner, rows, self.train, target, self.folder)
+        return Started(summand(end, self.seat), Sealing.of(level))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from quiltwork.cli.split.build import parted, words
 from quiltwork.cli.split.owner import LabelOwner, Owner
 from quiltwork.cli.split.plan import Plan
 from quiltwork.cli.split.rows import LABELS, Cases
+from quiltwork.cli.split.summing import owners_of, seated
 from quiltwork.privacy.labels import ReleasedLabels
 from quiltwork.session.frames import Kind, Message
 from quiltwork.session.process import ProcessChannel, Start
@@ -35,8 +37,10 @@ def processes(
     Raises:
         LostParty: one did not get ready; its own output is beside its folder, in ``<party>.txt``.
     """
+    dealt = seated(plan)
     starts: dict[str, Start] = {
-        party: owner(plan, cases, party, (root, trusted, states / party), released) for party in sorted(plan.parties)
+        party: replace(owner(plan, cases, party, (root, trusted, states / party), released), seat=dealt.get(party))
+        for party in sorted(plan.parties)
     }
     if plan.labels.party:
         train, _ = parted(plan, len(cases))
@@ -68,8 +72,6 @@ def owner(
 
 def saved(run: SplitRun, states: Path) -> dict[str, Path]:
     """Have each party save its component, and say where; said after the records were taken, as the farewells are."""
-    found = {}
     for party in run.parties:
         run.channel.call(party, Message(Kind.STATE, run.round, np.array([SAVE], dtype=np.int64)))
-        found[party] = states / party / f"round-{run.round}.safetensors"
-    return found
+    return {party: states / party / f"round-{run.round}.safetensors" for party in owners_of(run)}

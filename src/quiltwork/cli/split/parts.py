@@ -11,7 +11,7 @@ from quiltwork.cli.split.own_code import own_code
 from quiltwork.cli.split.plan import Plan
 from quiltwork.cli.split.plan_parts import Bounds, CodePart, ComposerPart, LinearPart, MlpPart, SmallCnnPart
 from quiltwork.errors import InvalidOption
-from quiltwork.models.split.composers import Concatenated, Standardised, mlp
+from quiltwork.models.split.composers import Concatenated, Standardised, Summed, mlp
 
 
 class Grey(nn.Module):
@@ -89,8 +89,11 @@ def component(
 
 
 def composer(part: ComposerPart, widths: Sequence[int], outputs: int) -> nn.Module:
-    """The joint composer; a multilayer perceptron unless the plan says otherwise."""
-    return Concatenated(mlp(sum(widths), outputs, [] if part.kind == "linear" else part.hidden))
+    """The joint composer; a multilayer perceptron of activations side by side unless the plan says otherwise."""
+    hidden = [] if part.kind == "linear" else part.hidden
+    if part.sum is not None:
+        return Summed(mlp(widths[0], outputs, hidden))
+    return Concatenated(mlp(sum(widths), outputs, hidden))
 
 
 def head(part: ComposerPart, width: int, outputs: int) -> nn.Module:

@@ -57,7 +57,7 @@ from quiltwork.cli.split.plan_parts import (
 from quiltwork.errors import InvalidOption
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-_RESERVED = ("composer", "labels", "program")
+_RESERVED = ("composer", "labels", "program", "sum")
 
 
 class Plan(Part):
@@ -81,7 +81,7 @@ class Plan(Part):
 
     @model_validator(mode="after")
     def _fits(self) -> Plan:
-        for problem in (*_of_labels(self), *_of_mode(self), *_of_program(self), *_of_records(self)):
+        for problem in (*_of_labels(self), *_of_mode(self), *_of_sum(self), *_of_program(self), *_of_records(self)):
             raise ValueError(problem)
         return self
 
@@ -97,6 +97,11 @@ class Plan(Part):
             return {party: self.parties[party].component.width for party in sorted(self.parties)}
         held = list(zip(self.operands, self.program.sizes(len(self.operands)), strict=True))
         return {party: sum(size for who, size in held if who == party) for party in sorted(self.parties)}
+
+    @property
+    def masked(self) -> bool:
+        """Whether the composer sees the sum of activations only, put together under masks."""
+        return self.composer.sum == "secure"
 
     @property
     def private(self) -> bool:
@@ -130,6 +135,24 @@ def _of_mode(plan: Plan) -> Iterator[str]:
                 "composer.outputs 'stacked' is fitted by the composer to true labels, "
                 "which labels.party or labels.epsilon keeps from it"
             )
+
+
+def _of_sum(plan: Plan) -> Iterator[str]:
+    if plan.composer.sum is None:
+        return
+    how = plan.training
+    if how.mode != "joint":
+        yield "composer.sum is of joint mode"
+        return
+    widths = sorted(set(plan.widths.values()))
+    if len(widths) > 1:
+        yield f"composer.sum adds activations up, and their widths are {widths}: give all one width"
+    if not plan.masked:
+        return
+    if len(plan.parties) < 3:
+        yield "composer.sum 'secure' needs three parties: each of two learns the other's activation from the sum"
+    if how.absence or how.stale or how.precision != "float32":
+        yield "composer.sum 'secure' is of all parties, round by round: training.absence, stale and precision are not"
 
 
 def _of_program(plan: Plan) -> Iterator[str]:

@@ -107,10 +107,15 @@ class LabelsPart(Part):
 
 
 class ComposerPart(Part):
-    """What maps activations to logits; a head for each party in isolated mode."""
+    """What maps activations to logits; a head for each party in isolated mode.
+
+    Attributes:
+        sum: joint mode: activations are added up, in the open or under masks, and not put side by side.
+    """
 
     kind: Literal["mlp", "linear"] | None = None
     hidden: Sizes = [32]
+    sum: Literal["open", "secure"] | None = None
     outputs: Literal["product", "mean", "median", "stacked"] | None = None
     floor: Annotated[float, Field(lt=0)] | None = None
 

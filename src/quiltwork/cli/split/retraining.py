@@ -129,7 +129,9 @@ def checks(run: Path, plan: Plan, note: RunNote, facts: Facts, root: Path, trust
     if plan.training.mode == "isolated":
         return [_swap(facts, rerun, party) for party in facts.parties]
     how = plan.training
-    comparable = how.mode == "joint" and how.precision == "float32" and not how.stale and not how.absence
+    comparable = (
+        how.mode == "joint" and not plan.masked and how.precision == "float32" and not how.stale and not how.absence
+    )
     return [_equivalence(facts, rerun)] if comparable else []
 
 

@@ -70,11 +70,13 @@ def run(
     """Train the components of a plan and write a run directory."""
     from quiltwork.cli.split.plan import read_plan
     from quiltwork.cli.split.programs import with_outcomes
+    from quiltwork.cli.split.summing import require_installed
 
     trusted = tuple(trust_code or ())
     words = with_outcomes(read_plan(plan), plan.parent, trusted)
     if out.exists():
         raise StorageError(f"target '{out}'", why="something is already there", mend="Choose another --out.")
+    require_installed(words)
     if words.private:
         _require_private(save_every, tape)
     _told(_trained(words, plan, out, (save_every, resume, tape), trusted), json)
@@ -231,7 +233,7 @@ def write_finished(
             plan=plan_digest(plan_bytes), columns=dict(cases.columns), classes=cases.classes, prior=_prior(live),
             centre=cases.centre, scale=cases.scale, learners=tuple(learners), cases=(len(cases), held), scores=scores,
             save_every=save_every, resumed=resumed, stacked=write_stacked(place, live),
-            away=tuple(party for party in live.parties if party not in here),
+            away=tuple(party for party in facts.parties if party not in here),
         )  # fmt: skip
         write_run(place, plan_bytes, note, (here, learners), documents)
     live.close()
