@@ -63,7 +63,12 @@ def publish_permissions(root: Path, *, private: bool = False) -> None:
             path.chmod(_ordinary_mode(path.is_dir()) & (0o700 if private else 0o777))
 
 
-def _require_absent(target: Path, overwrite: bool) -> None:
+def require_absent(target: Path, overwrite: bool) -> None:
+    """Refuse a target that exists, before any work for it is done.
+
+    Raises:
+        StorageError: it does, and overwriting was not asked for.
+    """
     if (target.exists() or target.is_symlink()) and not overwrite:
         raise StorageError(
             f"target '{target}'",
@@ -85,7 +90,7 @@ def new_directory(target: str | os.PathLike[str], *, overwrite: bool = False, pr
         StorageError: the target exists, or the file system refuses.
     """
     target = Path(target)
-    _require_absent(target, overwrite)
+    require_absent(target, overwrite)
     partial = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
     try:
         partial.mkdir(mode=0o700 if private else 0o777, parents=True)
