@@ -1,7 +1,7 @@
 """Owners on machines of their own: `split host` in processes of its own, `split flower`, and a composer apart.
 
 The way between them is here a visit to each socket, as a Flower node's relay makes it; over Flower itself the same is
-in tests/session/test_session_superlink.py.
+in tests/cli/test_cli_split_superlink.py.
 """
 
 from __future__ import annotations

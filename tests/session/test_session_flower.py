@@ -276,13 +276,20 @@ def test_frames_pass_the_wire_of_flower(flwr: Any) -> None:
     assert min(sizes) > large.nbytes
 
 
-@pytest.mark.parametrize(("first", "reports"), [(True, "0"), (False, "1")], ids=["quiet", "negative control"])
-def test_flower_does_not_report_home(first: bool, reports: str, flwr: Any) -> None:
-    ours = "from quiltwork.session.flower import LocalGrid; LocalGrid({})\n" if first else ""
-    code = ours + "import os, flwr.supercore.telemetry as t\nprint(t.FLWR_TELEMETRY_ENABLED)\n"
+OURS = {
+    "channel": "from quiltwork.session.flower import LocalGrid; LocalGrid({})",
+    "relay": "from quiltwork.session.flower_nodes import relay_app; relay_app()",
+    "composer": "from quiltwork.cli.split.flower import composer_app; composer_app()",
+    "negative control": "",
+}
+
+
+@pytest.mark.parametrize("first", OURS.values(), ids=OURS)
+def test_flower_does_not_report_home(first: str, flwr: Any) -> None:
+    code = f"{first}\nimport os, flwr.supercore.telemetry as t\nprint(t.FLWR_TELEMETRY_ENABLED)\n"
     code += "print(os.environ.get('FLWR_DISABLE_UPDATE_CHECK', '-'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=_without_wishes())
-    assert done.stdout.split() == [reports, "1" if first else "-"], done.stderr
+    assert done.stdout.split() == (["0", "1"] if first else ["1", "-"]), done.stderr
 
 
 def _without_wishes() -> dict[str, str]:
