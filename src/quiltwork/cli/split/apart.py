@@ -63,14 +63,13 @@ def plan_apart(path: Path, trusted: tuple[str, ...]) -> Plan:
         InvalidOption: as `read_plan`, or it wants what only works where all parties are in one place.
     """
     plan = with_outcomes(read_plan(path), path.parent, trusted)
-    refused = {
-        "align": (plan.align != "same", "no owner sees another's ids", "Match the cases before, and leave align out."),
-        "labels.party": (plan.labels.party is not None, "the composer has the labels", "Leave labels.party out."),
-        "parties.epsilon": (
-            plan.private, "what is trained at home needs no session", "Train it at home: `quiltwork split train`."
-        ),
-    }  # fmt: skip
-    for key, (wrong, why, mend) in refused.items():
+    refused = (
+        (plan.align != "same", "align", "no owner sees another's ids", "Match the cases before, and leave align out."),
+        (plan.labels.party, "labels.party", "the composer has the labels", "Leave labels.party out."),
+        (plan.private, "parties.epsilon", "nothing is trained at home", "Train by `quiltwork split train`."),
+        (plan.masked, "composer.sum", "nobody deals keys for masks", "Leave it out, or train in one place."),
+    )
+    for wrong, key, why, mend in refused:
         if wrong:
             raise InvalidOption(f"plan '{path}', key '{key}'", why=f"over Flower {why}", mend=mend)
     return plan
