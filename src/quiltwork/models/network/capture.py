@@ -16,7 +16,8 @@ network is compared with it on one input and on several.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -59,13 +60,24 @@ def capture(
     _require_still(module)
     x = _normalised(example, signature)
     plain = Plain(module).eval()
-    with torch.no_grad():
+    with torch.no_grad(), _small_operators():
         _require_deterministic(plain, x, signature)
         trace = traced(plain, x)
         network = Network.from_parts(signature, trace.graph, (), trace.tensors)
         _require_equal(plain, network, example, x)
         found = PointFinder(plain, network, x, trace.stacks, forms or {}, leading or {}).find(points)
     return Network.from_parts(signature, trace.graph, found, trace.tensors)
+
+
+@contextmanager
+def _small_operators() -> Iterator[None]:
+    """A block within which torch's own attention layers run their parts, not one fused operator for all of them."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _require_still(module: nn.Module) -> None:

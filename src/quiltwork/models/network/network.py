@@ -121,11 +121,10 @@ class Network(nn.Module):
         Raises:
             InvalidOption: inputs or activations of another shape, a name that is no point.
         """
-        batch = self._admit(x)
-        values: dict[str, Value] = {name: getattr(self, place) for name, place in self._tensors.items()}
-        values[self.graph.input] = (x.to(self.mean.dtype) - self.mean) / self.std
-        values |= memo or {}
-        replaced = {self.node_of(name): self._replacing(name, value, batch) for name, value in (given or {}).items()}
+        values = self.start(x) | (memo or {})
+        replaced = {
+            self.node_of(name): self._replacing(name, value, x.shape[0]) for name, value in (given or {}).items()
+        }
         nodes = {name: self.node_of(name) for name in want}
         values |= replaced
         before = set(values)
@@ -133,6 +132,17 @@ class Network(nn.Module):
         if memo is not None:
             memo |= {name: values[name] for name in values.keys() - before}
         return {name: values[node] for name, node in nodes.items()}
+
+    def start(self, x: Tensor) -> dict[str, Value]:
+        """What the steps begin with: the tensors, and the normalised input, by node.
+
+        Raises:
+            InvalidOption: inputs of another shape.
+        """
+        self._admit(x)
+        values: dict[str, Value] = {name: getattr(self, place) for name, place in self._tensors.items()}
+        values[self.graph.input] = (x.to(self.mean.dtype) - self.mean) / self.std
+        return values
 
     def node_of(self, name: str) -> str:
         """The node of a point, or of ``"output"``."""
@@ -193,8 +203,8 @@ class Network(nn.Module):
     def _tensors(self) -> dict[str, str]:
         return {name: self._places[tensor.entry] for name, tensor in self.graph.tensors.items()}
 
-    def _admit(self, x: Tensor) -> int:
-        """The batch size, once inputs have the right shape and the shape run has passed for it."""
+    def _admit(self, x: Tensor) -> None:
+        """Refuse inputs of another shape, and a batch size for which the shape run does not pass."""
         shape = self.signature.shape
         if x.ndim != len(shape) + 1 or tuple(x.shape[1:]) != shape or x.shape[0] == 0:
             raise InvalidOption(
@@ -206,7 +216,6 @@ class Network(nn.Module):
         if isinstance(batch, int) and batch not in self._admitted:
             shape_run(self._steps, self.graph, self.signature, batch)
             self._admitted.add(batch)
-        return batch
 
     def _replacing(self, name: str, value: Tensor, batch: int) -> Tensor:
         due = (batch, self.signature.outputs) if name == OUTPUT else (batch, *self.point(name).shape)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -84,24 +85,34 @@ def traced(plain: Plain, x: Tensor) -> Trace:
 
 
 def _exported(plain: Plain, x: Tensor) -> ExportedProgram:
-    table = torch.export.default_decompositions()
-    for overload in KEPT:
-        table.pop(overload, None)
-    shapes = ({0: torch.export.Dim.DYNAMIC},)
+    """Followed by running it, and where that fails by reading its code, which knows that ``len(x)`` is the batch."""
     try:
-        program = torch.export.export(plain, (x,), dynamic_shapes=shapes, strict=False).run_decompositions(table)
-    except Exception as error:  # whatever the module's own code or the exporter raises
-        raise ExportError(
-            f"the module {type(plain.module).__name__}",
-            why=f"torch.export cannot follow it: {_first_line(error)}",
-            mend="Take out control flow that depends on values, and sizes that fix the batch.",
-        ) from error
+        program = _followed(plain, x, strict=False)
+    except Exception:  # whatever the module's own code or the exporter raises
+        try:
+            program = _followed(plain, x, strict=True)
+        except Exception as error:
+            raise ExportError(
+                f"the module {type(plain.module).__name__}",
+                why=f"torch.export cannot follow it: {_first_line(error)}",
+                mend="Take out control flow that depends on values, and sizes that fix the batch.",
+            ) from error
     changed = [*program.graph_signature.buffers_to_mutate.values()]
     if changed:
         raise ExportError(
             f"buffer {shown(changed[0])}", why="the module changes it while it computes", mend="Keep no counts in it."
         )
     return program
+
+
+def _followed(plain: Plain, x: Tensor, *, strict: bool) -> ExportedProgram:
+    table = torch.export.default_decompositions()
+    for overload in KEPT:
+        table.pop(overload, None)
+    shapes = ({0: torch.export.Dim.DYNAMIC},)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's, of torch
+        return torch.export.export(plain, (x,), dynamic_shapes=shapes, strict=strict).run_decompositions(table)
 
 
 def _first_line(error: Exception) -> str:
