@@ -184,6 +184,11 @@ def test_a_host_needs_its_own_files_only_and_a_place_for_its_invitation(machines
     [
         ('id = "case"', 'id = "case"\nalign = "common"', "align"),
         ('column = "y"', 'column = "y"\nparty = "registry"', "labels.party"),
+        (
+            "hidden = [16]",
+            'hidden = [16]\nsum = "secure"\n[parties.tax]\nfiles = ["t.csv"]\ncomponent = { kind = "mlp", width = 4 }',
+            "composer.sum",
+        ),
     ],
 )
 def test_what_only_works_in_one_place_is_refused(old: str, new: str, key: str, machines: Path, short: Path) -> None:
