@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,8 +35,10 @@ from quiltwork.models.network.candidates import stitch_points
 from quiltwork.models.network.cells import pooled_cells, takes_part
 from quiltwork.models.network.network import Network
 from quiltwork.models.network.opening import open_network
+from quiltwork.models.network.pair_moments import PairStatistics
 from quiltwork.models.network.pair_sums import PairSums, Precision
 from quiltwork.party.examples import Examples
+from quiltwork.party.network_task import require_task
 from quiltwork.party.pair_noise import ClippedPairSums, PairNoise, released
 from quiltwork.party.software import versions
 from quiltwork.privacy.events import Event, ExactEvent
@@ -177,6 +179,28 @@ def pair_statistics(
         FragmentError: likewise.
         InvalidOption: likewise.
     """
+    layout, sums = _pass(a, b, examples, order, show)
+    return _ready(layout, sums, order, examples.place)
+
+
+def unreleased_statistics(
+    a: Network, b: Network, examples: Examples, order: StatisticsOrder, *, show: bool = False
+) -> PairStatistics:
+    """The same for the owner's own use, however few the images: nothing of it may leave as it is.
+
+    Raises:
+        CompatibilityError: as `contribute_pair_statistics`.
+        InvalidOption: likewise.
+    """
+    layout, sums = _pass(a, b, examples, replace(order, noise=None), show)
+    filled = {fold: each for fold, each in sums.items() if each.images and isinstance(each, PairSums)}
+    tensors = [each.tensors(fold) for fold, each in filled.items()]
+    return PairStatistics(layout, {name: array for each in tensors for name, array in each.items()})
+
+
+def _pass(
+    a: Network, b: Network, examples: Examples, order: StatisticsOrder, show: bool
+) -> tuple[PairLayout, dict[Fold, PairSums | ClippedPairSums]]:
     require_one_task(a, b, examples)
     layout = layout_of(a, b, order)
     sums = {fold: _sums(layout, order) for fold in (FOLDS if order.held_out else FOLDS[:1])}
@@ -187,7 +211,7 @@ def pair_statistics(
                 taken = torch.from_numpy(np.flatnonzero(held == (fold == "held_out")))
                 rows.add(*([value[taken] for value in side] for side in cells))
             progress.advance()
-    return _ready(layout, sums, order, examples.place)
+    return layout, sums
 
 
 def layout_of(a: Network, b: Network, order: StatisticsOrder) -> PairLayout:
@@ -270,13 +294,7 @@ def require_one_task(a: Network, b: Network, examples: Examples) -> None:
                 why=f"it is {getattr(first, what)} for one and {getattr(second, what)} for the other"[:500],
                 mend="Take networks that were made for the same inputs and outputs.",
             )
-    for what, own, due in (("shape", examples.shape, first.shape), ("units", examples.units, first.units)):
-        if own != due:
-            raise TaskMismatch(
-                f"the {what} of {examples.place}",
-                why=f"it is {own}, and the networks take {due}",
-                mend="Bring the inputs into that form, and state it.",
-            )
+    require_task(examples, first, labelled=False)
 
 
 def _chosen(network: Network, names: Sequence[str] | None) -> list[str]:
