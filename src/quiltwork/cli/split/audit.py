@@ -14,10 +14,15 @@ PAGE = "certificate.html"
 HELP = """Say which guarantees a run holds and which it does not, with the evidence of each.
 
 Reads the records of a run directory, checks that its states are those of the records, and writes certificate.json,
-certificate.html and certificate.png. With --retrain it also trains again, from the files of the plan: as it was,
-where every component must come out the same; then in joint mode as one graph in one process, which must give the same
-bits, and in isolated mode for each party with all other fragments replaced by noise, where that party must see and
-become the same. Each check is tried on a planted breach that it must catch."""
+certificate.html and certificate.png. Where a tape was kept (train --tape), its messages must be those of the records,
+and each party is started again in a sealed process, with its own files and the recorded messages alone: its answers
+must be the same to the last bit. For sums under masks, whose answers never come again, the masks are judged instead.
+
+With --retrain it also trains again, from the files of the plan: as it was, where every component must come out the
+same; then in joint mode as one graph in one process, which must give the same bits, and in isolated mode for each party
+with all other fragments replaced by noise, where that party must see and become the same. Components with a budget for
+each record are not trained again, since that would be a further release. Each check is tried on a planted breach that
+it must catch."""
 EXAMPLES = """Examples:
 
 `quiltwork split audit plan.toml --run run`

@@ -1,32 +1,17 @@
 """A plan of split learning: who holds what, what learns there, and how; a TOML file under a strict schema.
 
-    id = "case"                                column of row ids in every file; left out, rows are taken in their order
-    align = "same"                             or "common": the cases that all have, by private set intersection
+    id, align               which rows are one case
+    [labels]                the labels, who holds them, whether they are randomised
+    [parties.NAME]          an owner: files, columns, what learns there, a budget for each of its rows
+    [composer]              what maps activations to logits, or how outputs and sums are put together
+    [program]               the known program, in program mode
+    [training]              mode, rounds, seeds, processes
 
-    [labels]
-    files = ["labels.csv"]                     paths are relative to the plan's directory
-    column = "default"
-    task = "classification"                    or "regression"
-    party = "registry"                         who answers logits; left out, the composer does
-    epsilon = 3.0                              labels are randomised once before the first round; left out, they are not
-
-    [parties.bank]
-    files = ["bank.csv"]
-    columns = ["income", "debt"]               left out, all but the id
-    component = { kind = "mlp", hidden = [32], width = 16 }
-
-    [composer]
-    kind = "mlp"                               or "linear"; a head for each party in isolated mode
-    outputs = "product"                        isolated: product, mean or median
-
-    [training]
-    mode = "isolated"                          or "joint"
-    epochs = 30
-    processes = true                           a sealed process for each party; left out, all live in one
-    timeout = 60.0                             seconds that a party's process may be silent
+`quiltwork.cli.split.plan_example` has every key, `quiltwork.cli.split.plan_parts` their domains; what holds between
+them is judged here.
 
 A key that is not known, of another type or outside its domain is refused by its name; no value of the plan is the
-name of something to import, but for ``kind = "code"``, which runs only where the command line trusts it by party.
+name of something to import, but for ``kind = "code"``, which runs only where the command line trusts it by name.
 
 >>> parsed('[labels]\\nfiles = ["y.csv"]\\ncolumn = "y"\\n[parties.bank]\\nfiles = ["b.csv"]\\nhats = 1', "a plan")
 Traceback (most recent call last):

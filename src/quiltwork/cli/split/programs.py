@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quiltwork.cli.inputs import say
 from quiltwork.cli.split.own_code import own_code
 from quiltwork.cli.split.plan import Plan
 from quiltwork.cli.split.plan_parts import (
@@ -93,18 +94,20 @@ def with_outcomes(plan: Plan, root: Path, trusted: Collection[str]) -> Plan:
 
 
 def note_openings(run: SplitRun) -> None:
-    """Put among the warnings of a run what its program leaves open and what its cotangents tell."""
+    """Say, and put among the warnings of a run, what its program leaves open and what its cotangents tell."""
     if not isinstance(run.mode, Programmed):
         return
-    if not isinstance(run.mode.program, Fold):
+    if isinstance(run.mode.program, Fold):
+        identified(run)
+        told = zip(run.mode.operands, leaks(run.mode.program), strict=True)
+        run.warnings += [f"party '{party}', {leak}" for party, leak in told]
+    else:
         run.warnings.append(
             "the program is run on samples: what its outcome leaves open of the symbols, and what zeros of cotangents "
             "tell, was not searched"
         )
-        return
-    identified(run)
-    for party, leak in zip(run.mode.operands, leaks(run.mode.program), strict=True):
-        run.warnings.append(f"party '{party}', {leak}")
+    for warning in run.warnings:
+        say(f"noticed: {warning}")
 
 
 def _of_code(

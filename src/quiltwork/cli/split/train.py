@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quiltwork.cli.inputs import print_json, say
+from quiltwork.cli.split.plan_example import EXAMPLE
 from quiltwork.errors import InvalidOption, StorageError
 
 if TYPE_CHECKING:
@@ -22,40 +23,36 @@ if TYPE_CHECKING:
     from quiltwork.session.split.run import SplitRun
 
 NAME = "train"
-HELP = """Train the components of a plan and write a run directory.
+HELP = f"""Train the components of a plan and write a run directory.
 
-A plan is a TOML file:
+A plan is a TOML file. Only files, the labels' column and the parties are needed; this is all that there is:
 
 ```
-id = "case"                            # column of row ids in every file; or leave it out
-[labels]
-files = ["labels.csv"]
-column = "default"
-[parties.bank]
-files = ["bank.csv"]
-component = { kind = "mlp", hidden = [32], width = 16 }
-[parties.shop]
-files = ["shop.csv"]
-[training]
-mode = "isolated"                      # or "joint"
-epochs = 30
-```
+{EXAMPLE}```
 
-Paths are relative to the plan. Kinds of components: mlp, linear, small_cnn, and code: a class of a party's own file,
-run only with --trust-code. Rows held out are never trained on; they judge what was learned, and in isolated mode they
-say where no fragment alone tells the label. Labels can be recovered from what parties receive, unless labels.epsilon
-randomises those of training before the first round; scores on held-out rows are of the true labels.
+Rows held out are never trained on; they judge what was learned, and in isolated mode they say where no fragment alone
+tells the label. In program mode the command says, before the first round, what the outcome leaves open of the symbols
+and what cotangents tell. Labels can be recovered from what parties receive, unless labels.epsilon randomises those of
+training before the first round; scores on held-out rows are of the true labels.
+
+With parties.epsilon each component is trained at home, with its head, and only outputs of other rows cross. Claimed is
+what the released model tells of a row, at a price composed over all parties; not what held-out rows tell when they are
+scored, and not which rows there are.
 
 With `training.processes = true` each party lives in a process of its own that can open its own files only; without it
-all live in this one, and the records say so. With `align = "common"` the cases that all have are found by private set
-intersection, which tells parties how many cases each other has.
+all live in this one, and the records say so. This process reads the labels in either case, to judge. With
+`align = "common"` the cases that all have are found by private set intersection, which tells parties how many cases
+each other has. With --tape every message is kept, and `quiltwork split audit` plays it to each party again; a tape
+tells of labels and is as secret as they are.
 
 Training that was interrupted goes on with --resume, bit for bit, if states were saved: --save-every."""
 EXAMPLES = """Examples:
 
 `quiltwork split train plan.toml --out run`
 
-`quiltwork split train plan.toml --out run --save-every 100 --resume --json`"""
+`quiltwork split train plan.toml --out run --save-every 100 --resume --json`
+
+`quiltwork split train plan.toml --out run --tape --trust-code program`"""
 
 
 def run(
@@ -265,7 +262,9 @@ def _told(result: dict[str, object], json: bool) -> None:
     if json:
         print_json(result)
         return
-    for warning in result["warnings"] if isinstance(result["warnings"], list) else ():
+    # what a program leaves open was said before its first round
+    warnings = result["warnings"] if isinstance(result["warnings"], list) and result["mode"] != "program" else []
+    for warning in warnings:
         say(f"noticed: {warning}")
     for line in result["privacy"] if isinstance(result["privacy"], list) else ():
         say(f"{line['says']} Not covered: {'; '.join(line['not_covered'])}.")
