@@ -24,7 +24,7 @@ from quiltwork.errors import InvalidOption
 from quiltwork.models.network.adapters import Adapter
 from quiltwork.models.network.combining import combine, require_rule
 from quiltwork.models.network.execution import Step, execute
-from quiltwork.models.network.network import Network
+from quiltwork.models.network.network import OUTPUT, Network
 from quiltwork.models.network.splices import SHARES, Place, Splice, bound, merged, of_party, of_splice, require_splices
 
 ENSEMBLE, STITCHED = "ensemble", "stitched"
@@ -107,7 +107,8 @@ class StitchedNetwork(nn.Module):
         if setting == ENSEMBLE:
             outputs = {party: self[party](x) for party in self.parties}
         else:
-            outputs = self._run(x, weights)
+            tails = self._run(x, [Place(party, OUTPUT) for party in self.tails], weights)
+            outputs = {place.party: value for place, value in tails.items()}
         return self._combined(outputs, weights)
 
     def start(self, x: Tensor, weights: Tensor | None) -> dict[str, Any]:
@@ -119,14 +120,28 @@ class StitchedNetwork(nn.Module):
 
     def goals(self) -> dict[str, str]:
         """For each tail the value that is its output."""
-        spliced = {self._raw(splice.into): of_splice(i) for i, splice in enumerate(self.splices)}
-        nodes = {party: of_party(party, self[party].graph.output) for party in self.tails}
-        return {party: spliced.get(node, node) for party, node in nodes.items()}
+        return {party: self._reached(Place(party, OUTPUT)) for party in self.tails}
 
-    def _run(self, x: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
-        goals = self.goals()
-        found = execute(bound(self._steps, self._mixing), self.start(x, weights), goals.values(), x.device)
-        return {party: found[name] for party, name in goals.items()}
+    def run(self, x: Tensor, want: Sequence[Place]) -> dict[Place, Tensor]:
+        """Values within the stitched network, whatever the setting; only what they stand on is computed.
+
+        Args:
+            x: raw inputs ``[n, *shape]``.
+            want: points, whose values are those after what is spliced into them; the point ``"output"`` of a party is
+                what its tail gives.
+        """
+        return self._run(x, want, None if self.weigher is None else self.weigher(x))
+
+    def _run(self, x: Tensor, want: Sequence[Place], weights: Tensor | None) -> dict[Place, Tensor]:
+        names = {place: self._reached(place) for place in want}
+        found = execute(bound(self._steps, self._mixing), self.start(x, weights), names.values(), x.device)
+        return {place: found[name] for place, name in names.items()}
+
+    def _reached(self, place: Place) -> str:
+        """The value at a place that the rest of its network goes on with."""
+        node = self._raw(place)
+        spliced = {self._raw(splice.into): of_splice(i) for i, splice in enumerate(self.splices)}
+        return spliced.get(node, node)
 
     def _combined(self, outputs: Mapping[str, Tensor], weights: Tensor | None) -> Tensor:
         if len(outputs) == 1:
