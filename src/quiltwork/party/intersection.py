@@ -42,14 +42,21 @@ class Asker:
 
     Args:
         ids: exact, each once.
+        key: the secret of an end that asked before with these ids in this order; a new one where not given.
 
     Raises:
         InvalidOption: the extra is not installed.
     """
 
-    def __init__(self, ids: Sequence[str]) -> None:
+    def __init__(self, ids: Sequence[str], key: bytes | None = None) -> None:
         self._library, self._ids = _library(), list(ids)
-        self._end = self._library.client.CreateWithNewKey(True)
+        client = self._library.client
+        self._end = client.CreateWithNewKey(True) if key is None else client.CreateFromKey(key, True)
+
+    @property
+    def key(self) -> bytes:
+        """The secret exponent, 32 bytes, with which another process can go on; nobody else may have it."""
+        return bytes(self._end.GetPrivateKeyBytes())
 
     def request(self) -> bytes:
         """What goes to the answerer: one blinded point an id."""
@@ -65,10 +72,9 @@ class Asker:
             messages = self._library.ServerSetup(), self._library.Response()
             for message, data in zip(messages, (setup, response), strict=True):
                 message.ParseFromString(data)
-            found = self._end.GetIntersection(*messages)
+            return [self._ids[row] for row in sorted(self._end.GetIntersection(*messages))]
         except Exception as error:
             raise _garbled("the answer") from error
-        return [self._ids[row] for row in sorted(found)]
 
 
 class Answerer:
@@ -98,11 +104,25 @@ class Answerer:
             TableMismatch: what came is no request.
         """
         try:
-            message = self._library.Request()
-            message.ParseFromString(request)
-            return bytes(self._end.ProcessRequest(message).SerializeToString())
+            return bytes(self._end.ProcessRequest(self._parsed(request)).SerializeToString())
         except Exception as error:
             raise _garbled("the request") from error
+
+    def asked(self, request: bytes) -> int:
+        """How many ids a request is about.
+
+        Raises:
+            TableMismatch: what came is no request.
+        """
+        try:
+            return len(self._parsed(request).encrypted_elements)
+        except Exception as error:
+            raise _garbled("the request") from error
+
+    def _parsed(self, request: bytes) -> Any:
+        message = self._library.Request()
+        message.ParseFromString(request)
+        return message
 
 
 class CommonRows:
