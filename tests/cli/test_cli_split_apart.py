@@ -13,7 +13,7 @@ import tempfile
 import time
 import tomllib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +95,9 @@ class Visits:
         pass
 
 
-def ready(machines: Path, owners: list[subprocess.Popen[str]]) -> None:
+def ready(machines: Path, owners: list[subprocess.Popen[str]], parties: tuple[str, ...] = PARTIES) -> None:
     """Wait until all invitations are there."""
-    wanted = [machines / "invitations" / f"{party}.json" for party in PARTIES]
+    wanted = [machines / "invitations" / f"{party}.json" for party in parties]
     while not all(path.exists() for path in wanted):
         assert all(owner.poll() is None for owner in owners), [finish(owner) for owner in owners]
         time.sleep(0.05)
@@ -153,6 +153,98 @@ def _judged_and_asked(machines: Path) -> None:
     refused("split", "audit", path, "--run", run, names=("bank",))
 
 
+@pytest.mark.slow
+def test_owners_apart_add_up_under_masks_that_they_agreed_on(
+    machines: Path, short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everybody = masked(machines)
+    here = done("split", "train", machines / "whole" / "plan.toml", "--out", machines / "here", "--json").json
+    extra = {p: {"identity": machines / p / f"{p}.identity", "roster": machines / "roster"} for p in everybody}
+    owners = [start(*host(machines, short, party, **extra[party])) for party in everybody]
+    ready(machines, owners, everybody)
+
+    def visiting(grid: object, words: Any, cases: Any, invited: Any, patience: float) -> Visits:
+        return Visits(short, invited, apart.words(words, len(cases.classes)))
+
+    monkeypatch.setattr(apart, "_channel", visiting)
+    orders = Orders(machines / "composer" / "plan.toml", machines / "invitations", machines / "run")
+    found = train_apart(None, orders)
+    assert found["digests"] == here["digests"]
+    assert [finish(owner).code for owner in owners] == [0, 0, 0]
+    crossed = json.loads((machines / "run" / "records.json").read_text())["facts"]["crossed"]
+    assert "MASKED" in {one["kind"] for one in crossed}
+    assert not {one["kind"] for one in crossed if one["direction"] == "up"} & {"ACTIVATION", "OUTPUT"}
+
+
+def masked(machines: Path) -> tuple[str, ...]:
+    """Make the plan one of three parties whose sum alone is seen, with an identity for each."""
+    everybody = (*PARTIES, "tax")
+    path = machines / "whole" / "plan.toml"
+    path.write_text(
+        path.read_text().replace("hidden = [16]", 'hidden = [16]\nsum = "secure"')
+        + '[parties.tax]\nfiles = ["tax.csv"]\ncomponent = { kind = "mlp", hidden = [8], width = 4 }\n'
+    )
+    shutil.copy(path.parent / "shop.csv", path.parent / "tax.csv")
+    (machines / "tax").mkdir()
+    shutil.copy(path.parent / "tax.csv", machines / "tax")
+    (machines / "roster").mkdir()
+    for name in (*everybody, "composer"):
+        shutil.copy(path, machines / name)
+    for name in everybody:
+        done("split", "identity", "--out", machines / name / f"{name}.identity")
+        shutil.copy(machines / name / f"{name}.identity.pub", machines / "roster" / f"{name}.pub")
+    return everybody
+
+
+def no_files(machines: Path) -> dict[str, Path]:
+    return {}
+
+
+def another_ones(machines: Path) -> dict[str, Path]:
+    return {"identity": machines / "shop" / "shop.identity"}
+
+
+def a_missing_one(machines: Path) -> dict[str, Path]:
+    (machines / "roster" / "tax.pub").unlink()
+    return {}
+
+
+def a_damaged_one(machines: Path) -> dict[str, Path]:
+    (machines / "roster" / "tax.pub").write_text("ff" * 31)
+    return {}
+
+
+def one_twice(machines: Path) -> dict[str, Path]:
+    shutil.copy(machines / "roster" / "shop.pub", machines / "roster" / "tax.pub")
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "names"),
+    [
+        (no_files, ("--identity", "is 'secure'")),
+        (another_ones, ("bank.pub", "shop.identity")),
+        (a_missing_one, ("tax.pub", "not there")),
+        (a_damaged_one, ("tax.pub", "64 hexadecimal")),
+        (one_twice, ("pub", "another party has the same")),
+    ],
+)
+def test_identities_that_do_not_fit(
+    spoil: Callable[[Path], dict[str, Path]], names: tuple[str, ...], machines: Path, short: Path
+) -> None:
+    masked(machines)
+    files = {"identity": machines / "bank" / "bank.identity", "roster": machines / "roster"} | spoil(machines)
+    refused(*host(machines, short, "bank", **(files if spoil is not no_files else {})), names=names)
+
+
+def test_identities_are_for_masks_only_and_kept(machines: Path, short: Path) -> None:
+    done("split", "identity", "--out", machines / "bank" / "key")
+    assert (machines / "bank" / "key").stat().st_mode & 0o777 == 0o600
+    refused("split", "identity", "--out", machines / "bank" / "key", names="already there")
+    given = {"identity": machines / "bank" / "key", "roster": machines}
+    refused(*host(machines, short, "bank", **given), names=("--identity", "not 'secure'"))
+
+
 # Owners ------------------------------------------------------------
 
 
@@ -184,11 +276,6 @@ def test_a_host_needs_its_own_files_only_and_a_place_for_its_invitation(machines
     [
         ('id = "case"', 'id = "case"\nalign = "common"', "align"),
         ('column = "y"', 'column = "y"\nparty = "registry"', "labels.party"),
-        (
-            "hidden = [16]",
-            'hidden = [16]\nsum = "secure"\n[parties.tax]\nfiles = ["t.csv"]\ncomponent = { kind = "mlp", width = 4 }',
-            "composer.sum",
-        ),
     ],
 )
 def test_what_only_works_in_one_place_is_refused(old: str, new: str, key: str, machines: Path, short: Path) -> None:

@@ -88,11 +88,11 @@ class Machines:
                        "--port", free_port(), "--node-config", config)  # fmt: skip
 
     def submit(self, app: str, *options: object) -> None:
-        """Make the app, and hand it to the SuperLink."""
+        """Make the app, and hand it to the SuperLink; what the composer says goes to ``run-<app>.txt``."""
         path = self.base / "composer" / "plan.toml"
         places = ("--invitations", self.base / "invitations", "--out", self.base / "run", "--app", self.base / app)
         done("split", "flower", path, *places, *options)
-        subprocess.run(["flwr", "run", str(self.base / app), "here"], env=self.environment(), check=True, timeout=120)
+        self.start(f"run-{app}", "flwr", "run", self.base / app, "here", "--stream")
 
     def trained(self) -> dict[str, Any]:
         """What was crossed and learned, once the run directory is there."""
@@ -170,7 +170,7 @@ def test_an_owner_that_dies_is_told_and_training_goes_on_from_its_state(machines
     awaited(lambda: (machines.base / "run.states" / "composer" / "state.json").exists())
     os.killpg(owners["shop"].pid, signal.SIGKILL)
     owners["shop"].wait()
-    awaited(lambda: "refused: party 'shop'" in (machines.base / "link.txt").read_text(errors="replace"))
+    awaited(lambda: "refused: party 'shop'" in (machines.base / "run-app.txt").read_text(errors="replace"))
     assert not (machines.base / "run").exists()
     os.killpg(owners["bank"].pid, signal.SIGINT)
     assert owners["bank"].wait(60) == 1

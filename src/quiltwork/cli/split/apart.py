@@ -67,7 +67,6 @@ def plan_apart(path: Path, trusted: tuple[str, ...]) -> Plan:
         (plan.align != "same", "align", "no owner sees another's ids", "Match the cases before, and leave align out."),
         (plan.labels.party, "labels.party", "the composer has the labels", "Leave labels.party out."),
         (plan.private, "parties.epsilon", "nothing is trained at home", "Train by `quiltwork split train`."),
-        (plan.masked, "composer.sum", "nobody deals keys for masks", "Leave it out, or train in one place."),
     )
     for wrong, key, why, mend in refused:
         if wrong:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +29,10 @@ and a keyed digest of their ids. Carry it on a way that both trust, not over Flo
 end. A new one is drawn at each start.
 
 States, and at the end the component, are saved in --folder; a session that was interrupted goes on from there if the
-party is hosted again with the same folder."""
+party is hosted again with the same folder.
+
+Where composer.sum is "secure", the composer sees sums under masks that owners agree on: --identity, --roster, and
+`quiltwork split identity`."""
 EXAMPLES = """Example:
 
 `quiltwork split host plan.toml --party bank --socket ~/quilt/bank --folder bank-states --invitation bank.json`"""
@@ -41,11 +45,18 @@ def run(
     folder: Annotated[Path, typer.Option(help="Where states and the component go.")],
     invitation: Annotated[Path, typer.Option(help="File to write for the composer.")],
     patience: Annotated[float, typer.Option(help="Seconds without a message after which to give up.")] = 3600.0,
+    identity: Annotated[
+        Path | None, typer.Option(help="For sums under masks: this party's, by split identity.")
+    ] = None,
+    roster: Annotated[
+        Path | None, typer.Option(help="Likewise: folder of PARTY.pub, the public halves of all.")
+    ] = None,
     trust_code: Annotated[bool, typer.Option("--trust-code", help="Whether the party's own code may run.")] = False,
 ) -> None:
     """Host one party of a plan until the session is over."""
     from quiltwork.cli.split.apart import plan_apart
     from quiltwork.cli.split.build import words
+    from quiltwork.cli.split.identity import seat_of
     from quiltwork.session.channel import PairKeys
     from quiltwork.session.resident import Resident
 
@@ -58,6 +69,7 @@ def run(
     trusted = (party, "program") if trust_code else ()
     known, keys = plan_apart(plan, trusted), PairKeys.fresh()
     owner, card = _opened(known, plan, party, (folder, trusted), keys)
+    owner = replace(owner, seat=seat_of(known, party, identity, roster))
     # what a component says does not depend on the number of classes, which only the composer knows
     terms = words(known, 1)[party]
     timeout = known.training.timeout
