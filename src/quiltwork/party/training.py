@@ -213,7 +213,7 @@ def train(
     model.train()
     with (
         Progress(label, plan.steps, done=done, enabled=accelerator.is_main_process) as progress,
-        _stop_flag() as stop,
+        stop_flag() as stop,
     ):
         for step in range(done, plan.steps):
             for group in optimizer.param_groups:
@@ -247,7 +247,7 @@ def train(
 
 
 @contextmanager
-def _stop_flag() -> Iterator[threading.Event]:
+def stop_flag() -> Iterator[threading.Event]:
     """A flag that Ctrl-C or SIGTERM sets, so that the step in progress ends before the run does."""
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
