@@ -17,7 +17,7 @@ declared payload is the one that kind and statistics require is the business of 
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -37,6 +37,8 @@ from quiltwork.contribution.stitching import StitchesMethod, StitchStatisticsMet
 from quiltwork.contribution.tables import LikelihoodsMethod, MixtureMethod, TableReference, TableStatistic
 from quiltwork.errors import AlteredContribution, MalformedContribution, UnsupportedContribution
 from quiltwork.privacy.events import Label, Record, Unit
+
+R = TypeVar("R", bound=Record)
 
 FILE = "contribution.json"
 MAX_BYTES = 4 * 2**20
@@ -232,6 +234,18 @@ def _recognise(value: object) -> str:
         known = f"{', '.join(most)} and {last}"
         raise UnsupportedContribution(f"kind {shown(kind)}", why=f"this installation knows {known}", mend=mend)
     return kind
+
+
+def stated(record: type[R], **fields: object) -> R:
+    """A record of an owner's options.
+
+    Raises:
+        MalformedContribution: a field lies outside its bounds; it is named.
+    """
+    try:
+        return record(**fields)
+    except ValidationError as error:
+        raise schema_refusal(error) from error
 
 
 def schema_refusal(error: ValidationError) -> MalformedContribution:

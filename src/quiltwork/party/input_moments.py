@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from quiltwork.contribution.manifest import stated
 from quiltwork.contribution.networks import (
     ClassMomentsStatistic,
     InputsStatistic,
@@ -183,7 +184,7 @@ def _inputs(rows: Array, order: MomentsOrder) -> Moments:
         summary = CovariateSummary.from_rows(rows, count, order.seed, minimum_rows=order.minimum_rows)
         least = order.minimum_rows
         events = (_exact("inputs", f"of groups of {least} rows or more"),)
-    statistic = InputsStatistic(embedding=order.embedding, components=len(summary.parts), minimum_rows=least)
+    statistic = stated(InputsStatistic, embedding=order.embedding, components=len(summary.parts), minimum_rows=least)
     return Moments((statistic,), _named("inputs", summary.arrays()), events)
 
 
@@ -201,7 +202,7 @@ def _classes(rows: Array, examples: Examples, order: MomentsOrder, form: Form) -
         events: tuple[Event, ...] = (_exact("classes", f"of classes of {least} rows or more"),)
     else:
         moments, events = release_class_moments(rows, labels, count, rule, form, minimum_rows=least)
-    statistic = ClassMomentsStatistic(embedding=order.embedding, form=form, minimum_rows=least)
+    statistic = stated(ClassMomentsStatistic, embedding=order.embedding, form=form, minimum_rows=least)
     return Moments((statistic,), _named("classes", moments.arrays()), events)
 
 

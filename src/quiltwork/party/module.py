@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from quiltwork.contribution.manifest import stated
 from quiltwork.contribution.network_graph import Form, Signature
 from quiltwork.contribution.networks import ModuleMethod, ModuleTraining, TaskReference
 from quiltwork.contribution.sealed import Contribution
@@ -101,7 +102,8 @@ def contribute_module(
     network = captured(module, signature, order, examples)
     moments = _moments(order, network, examples)
     training, events = _training(order, network, held_out)
-    method = ModuleMethod(
+    method = stated(
+        ModuleMethod,
         network=network.digest,
         signature=signature,
         graph=network.graph,
@@ -150,10 +152,11 @@ def _training(
 ) -> tuple[ModuleTraining, tuple[Event, ...]]:
     software = versions("quiltwork", "torch")
     if held_out is None:
-        return ModuleTraining(rows=order.rows, note=order.note, software=software), ()
+        return stated(ModuleTraining, rows=order.rows, note=order.note, software=software), ()
     require_rows(held_out, MINIMUM_ROWS, "figures")
     accuracy, loss = figures(network, held_out)
-    told = ModuleTraining(
+    told = stated(
+        ModuleTraining,
         rows=order.rows,
         note=order.note,
         accuracy=accuracy,

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from quiltwork.contribution.manifest import stated
 from quiltwork.contribution.networks import ModuleReference, OutputsMethod, TaskReference
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.store import Draft, write
@@ -87,7 +88,8 @@ def contribute_outputs(
     draft = Draft(
         party=order.party,
         task=task,
-        method=OutputsMethod(
+        method=stated(
+            OutputsMethod,
             networks=tuple(
                 ModuleReference(party=one.party, digest=network.digest)
                 for one, network in zip(members, networks, strict=True)

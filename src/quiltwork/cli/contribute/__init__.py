@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from quiltwork.cli.contribute import expert, likelihoods, mixture
+from quiltwork.cli.contribute import (
+    expert,
+    likelihoods,
+    mixture,
+    module,
+    moments,
+    outputs,
+    statistics,
+)
 
 NAME = "contribute"
 HELP = """Work on your own data, here, and write one contribution directory.
@@ -13,5 +21,8 @@ EXAMPLES = """Examples:
 
 `quiltwork contribute expert --base BASE --data notes/ --party acme --out acme`
 
-`quiltwork contribute mixture --data a.parquet --target y --party a --out a --json`"""
-KINDS = (expert, mixture, likelihoods)
+`quiltwork contribute mixture --data a.parquet --target y --party a --out a --json`
+
+`quiltwork contribute module --module model.py:build --weights w.safetensors --data scans/ --units 0..1 --party a
+--out a --json`"""
+KINDS = (expert, mixture, likelihoods, module, moments, statistics, outputs)
