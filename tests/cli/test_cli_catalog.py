@@ -6,16 +6,33 @@ from typing import Any
 
 import pytest
 
-from quiltwork.cli.catalog import LANGUAGE, METHODS, TABLES, is_table_method, make_method, make_table_method
+from quiltwork.cli.catalog import (
+    LANGUAGE,
+    METHODS,
+    NETWORKS,
+    TABLES,
+    is_network_method,
+    is_table_method,
+    make_method,
+    make_network_method,
+    make_table_method,
+)
 from quiltwork.compose.aligned_average import AlignedAverage
 from quiltwork.compose.ambient import AmbientMixture
+from quiltwork.compose.combine import Combine
 from quiltwork.compose.ensemble import Ensemble
+from quiltwork.compose.gaussian_head import GaussianHead
 from quiltwork.compose.method import Method
 from quiltwork.compose.middle import Middle
 from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
+from quiltwork.compose.network_alone import NetworkAlone
+from quiltwork.compose.network_evidence import Evidence
+from quiltwork.compose.network_soup import NetworkSoup
+from quiltwork.compose.networks import NetworkMethod
 from quiltwork.compose.precision_average import PrecisionAverage
 from quiltwork.compose.reduction import Reduction
 from quiltwork.compose.soup import Soup
+from quiltwork.compose.stitch import Stitch
 from quiltwork.compose.tables import TableMethod
 from quiltwork.errors import InvalidOption
 
@@ -53,6 +70,24 @@ WHOLE_TABLES: dict[str, tuple[dict[str, Any], TableMethod]] = {
     "ambient": ({"machine_weights": "evidence"}, AmbientMixture("evidence")),
 }
 
+SEEN: dict[str, Any] = {"evidence": "classes", "prior": "rows", "floor": 30.0, "temperature": 2.0}
+READ = Evidence(of="classes", prior="rows", floor=30.0, temperature=2.0)
+WHOLE_NETWORKS: dict[str, tuple[dict[str, Any], NetworkMethod]] = {
+    "combine": (
+        SEEN | {"rule": "rank", "weighting": "evidence"},
+        Combine("rank", "evidence", READ),
+    ),
+    "stitch": (
+        SEEN
+        | {"pair": ("a", "b"), "points": ("p", "q"), "mode": "replace", "both": False}
+        | {"rule": "logit", "ridge": 0.1, "weighting": "evidence"},
+        Stitch(("a", "b"), ("p", "q"), "replace", False, "logit", "evidence", READ, 0.1),
+    ),
+    "gaussian_head": ({"form": "qda", "shrinkage": 0.5}, GaussianHead("qda", 0.5)),
+    "network_soup": ({"weights": {"a": 2.0}}, NetworkSoup({"a": 2.0})),
+    "network_alone": ({}, NetworkAlone()),
+}
+
 
 def test_every_row_is_tested() -> None:
     assert WHOLE.keys() == LANGUAGE.keys()
@@ -63,8 +98,11 @@ def test_every_row_is_tested() -> None:
     assert {name: {*options, *COMMON} for name, (options, _) in WHOLE.items()} == {
         name: set(row.options) for name, row in LANGUAGE.items()
     }
-    assert LANGUAGE.keys().isdisjoint(TABLES)
-    assert METHODS == {**LANGUAGE, **TABLES}
+    told = {name: set(options) for name, (options, _) in WHOLE_NETWORKS.items()}
+    told["combine"] |= {"weights"}  # stated instead of a weighting: below
+    assert told == {name: set(row.options) for name, row in NETWORKS.items()}
+    assert len(METHODS) == len(LANGUAGE) + len(TABLES) + len(NETWORKS), "a name is of one ground"
+    assert METHODS == {**LANGUAGE, **TABLES, **NETWORKS}
 
 
 @pytest.mark.parametrize("name", LANGUAGE)
@@ -84,10 +122,25 @@ def test_a_method_over_tables_bears_its_name_and_takes_all_its_options(name: str
     assert make_table_method(name, options) == method != make_table_method(name, {})
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_method_over_networks_bears_its_name_and_takes_all_its_options(name: str) -> None:
+    assert make_network_method(name, {}).name == name
+    assert make_network_method(name.replace("_", "-"), {}) == make_network_method(name, {})
+    options, method = WHOLE_NETWORKS[name]
+    assert make_network_method(name, options) == method
+    assert (method == make_network_method(name, {})) == (not options)
+
+
+def test_weights_of_parties_are_stated_or_found_and_not_both() -> None:
+    assert make_network_method("combine", {"weights": {"a": 2.0}}) == Combine(weights={"a": 2.0})
+    with pytest.raises(InvalidOption, match="--weight: the weighting is stacked"):
+        make_network_method("combine", {"weights": {"a": 2.0}, "weighting": "stacked"})
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_an_option_of_another_method_is_refused(name: str) -> None:
     others = {option for row in METHODS.values() for option in row.options} - set(METHODS[name].options)
-    make = make_table_method if name in TABLES else make_method
+    make = make_table_method if name in TABLES else make_network_method if name in NETWORKS else make_method
     for option in sorted(others):
         with pytest.raises(InvalidOption) as caught:
             make(name, {option: 1})
@@ -97,8 +150,9 @@ def test_an_option_of_another_method_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_name_is_of_language_models_or_of_tables(name: str) -> None:
+def test_a_name_is_of_one_ground(name: str) -> None:
     assert is_table_method(name) == is_table_method(name.replace("_", "-")) == (name in TABLES)
+    assert is_network_method(name) == is_network_method(name.replace("_", "-")) == (name in NETWORKS)
 
 
 @pytest.mark.parametrize("name", ["", "Soup", "magic", "soup ", "__class__", "quiltwork.compose.soup:Soup"])

@@ -253,7 +253,7 @@ def test_a_method_for_tables_refuses_experts_of_a_language_model(
 
 
 def test_a_method_for_language_models_refuses_mixtures(tiny_base: Callable[[str], Base], tmp_path: Path) -> None:
-    with pytest.raises(MissingPart, match="of kind 'mixture', made from the rows of a table") as caught:
+    with pytest.raises(MissingPart, match="of kind 'mixture', and was made from no base") as caught:
         compose(pair(tmp_path), Soup(), tiny_base("olmo2"))
     assert "without a base" in caught.value.mend
 

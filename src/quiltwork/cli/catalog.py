@@ -14,12 +14,15 @@ from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
     from quiltwork.compose.method import Method
+    from quiltwork.compose.network_evidence import Evidence
+    from quiltwork.compose.networks import NetworkMethod
     from quiltwork.compose.tables import TableMethod
 
 Options = Mapping[str, Any]
 M = TypeVar("M", covariant=True)
 _COMMON = ("weights", "include")
 _EVIDENCE = ("features", "temperature", "half_life", "floor", "top_k", "minimum_weight", "smoothing")
+_NETWORK_EVIDENCE = ("evidence", "prior", "floor", "temperature")
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,51 @@ def _ambient(options: Options) -> TableMethod:
     return AmbientMixture(**_fields(options))
 
 
+def _network_evidence(options: Options) -> tuple[dict[str, Any], Evidence]:
+    """A network method's own options, and how its evidence is read."""
+    from quiltwork.compose.network_evidence import Evidence
+
+    read = {("of" if name == "evidence" else name): v for name, v in options.items() if name in _NETWORK_EVIDENCE}
+    return {name: value for name, value in options.items() if name not in _NETWORK_EVIDENCE}, Evidence(**read)
+
+
+def _combine(options: Options) -> NetworkMethod:
+    from quiltwork.compose.combine import Combine
+
+    own, evidence = _network_evidence(options)
+    weighting = own.pop("weighting", "uniform")
+    if "weights" in own and weighting != "uniform":
+        raise InvalidOption(
+            "--weight", why=f"the weighting is {weighting}, which finds weights itself", mend="State one of the two."
+        )
+    return Combine(**{"weights": weighting, "evidence": evidence} | own)
+
+
+def _stitch(options: Options) -> NetworkMethod:
+    from quiltwork.compose.stitch import Stitch
+
+    own, evidence = _network_evidence(options)
+    return Stitch(weights=own.pop("weighting", "uniform"), evidence=evidence, **own)
+
+
+def _gaussian_head(options: Options) -> NetworkMethod:
+    from quiltwork.compose.gaussian_head import GaussianHead
+
+    return GaussianHead(**options)
+
+
+def _network_soup(options: Options) -> NetworkMethod:
+    from quiltwork.compose.network_soup import NetworkSoup
+
+    return NetworkSoup(**options)
+
+
+def _network_alone(options: Options) -> NetworkMethod:
+    from quiltwork.compose.network_alone import NetworkAlone
+
+    return NetworkAlone(**options)
+
+
 LANGUAGE: Mapping[str, Row[Method]] = {
     "soup": Row("mean of the full experts' weights", _COMMON, _soup),
     "uniform_ensemble": Row("mean of all full experts' probabilities", _COMMON, _uniform_ensemble),
@@ -156,7 +204,28 @@ TABLES: Mapping[str, Row[TableMethod]] = {
 }
 """Methods that compose mixtures of experts on tables."""
 
-METHODS: Mapping[str, Row[Method] | Row[TableMethod]] = {**LANGUAGE, **TABLES}
+NETWORKS: Mapping[str, Row[NetworkMethod]] = {
+    "combine": Row(
+        "all networks' outputs, weighted alike, by who has seen such inputs, or by fit on owners' held-out rows",
+        ("rule", "weighting", "weights", *_NETWORK_EVIDENCE),
+        _combine,
+    ),
+    "stitch": Row(
+        "networks joined layer to layer by linear maps, their outputs averaged",
+        ("pair", "points", "mode", "both", "rule", "ridge", "weighting", *_NETWORK_EVIDENCE),
+        _stitch,
+    ),
+    "gaussian_head": Row(
+        "a classifier in closed form from the parties' class moments; no network is needed",
+        ("form", "shrinkage"),
+        _gaussian_head,
+    ),
+    "network_soup": Row("mean of the weights of networks of one graph", ("weights",), _network_soup),
+    "network_alone": Row("one party's network as it is; name it with --include", (), _network_alone),
+}
+"""Methods that compose networks for a task on inputs."""
+
+METHODS: Mapping[str, Row[Method] | Row[TableMethod] | Row[NetworkMethod]] = {**LANGUAGE, **TABLES, **NETWORKS}
 
 
 def make_method(name: str, options: Options) -> Method:
@@ -178,6 +247,16 @@ def make_method(name: str, options: Options) -> Method:
 def make_table_method(name: str, options: Options) -> TableMethod:
     """The method that a command line names, of those that compose mixtures of tables: as `make_method`."""
     return _made(TABLES, name, options)
+
+
+def make_network_method(name: str, options: Options) -> NetworkMethod:
+    """The method that a command line names, of those that compose networks: as `make_method`."""
+    return _made(NETWORKS, name, options)
+
+
+def is_network_method(name: str) -> bool:
+    """Whether a name is one of ``NETWORKS``."""
+    return _key(name) in NETWORKS
 
 
 def is_table_method(name: str) -> bool:

@@ -9,13 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quiltwork.cli.catalog import LANGUAGE, TABLES, is_table_method, make_method, make_table_method
-from quiltwork.cli.inputs import print_json, public_text, read_contributions, say, weights
+from quiltwork.cli import networks
+from quiltwork.cli.catalog import (
+    LANGUAGE,
+    NETWORKS,
+    TABLES,
+    is_network_method,
+    is_table_method,
+    make_method,
+    make_network_method,
+    make_table_method,
+)
+from quiltwork.cli.inputs import pair_of, print_json, public_text, read_contributions, say, weights
 from quiltwork.cli.tables import told
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
     from quiltwork.compose.method import Method
+    from quiltwork.compose.networks import NetworkMethod
     from quiltwork.compose.tables import TableMethod
     from quiltwork.contribution.sealed import Contribution
     from quiltwork.models.base import Base
@@ -28,14 +39,18 @@ Methods for language models, which need the `--base` that the parties started fr
 """ + "\n\n".join(f"- `{name}`: {row.summary}" for name, row in LANGUAGE.items())
 HELP += "\n\nMethods for mixtures of experts on tables, which have no base:\n\n"
 HELP += "\n\n".join(f"- `{name}`: {row.summary}" for name, row in TABLES.items())
+HELP += "\n\nMethods for networks on one task, images say, for which a party may hand over several contributions:\n\n"
+HELP += "\n\n".join(f"- `{name}`: {row.summary}" for name, row in NETWORKS.items())
 EXAMPLES = """Examples:
 
 `quiltwork compose acme globex --base BASE --method learned_rows --out composed`
 
 `quiltwork compose parties/* --base BASE --public public.txt --method evidence_ffn --half-life 500 --out native`
 
-`quiltwork compose machines/* --method reduction --out composed`"""
-_TEXT, _TABLES = "Language models", "Mixtures of tables"
+`quiltwork compose machines/* --method reduction --out composed`
+
+`quiltwork compose ash/* birch/* --method combine --weighting evidence --out composed`"""
+_TEXT, _TABLES, _NETWORKS = "Language models", "Mixtures of tables", "Networks"
 
 
 def run(
@@ -107,6 +122,46 @@ def run(
         int | None, typer.Option(help="Points drawn from the parties' summaries.", rich_help_panel=_TABLES)
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of that draw.", rich_help_panel=_TABLES)] = None,
+    rule: Annotated[
+        str | None,
+        typer.Option(
+            help="combine, stitch: probability, logit, rank or median; of numbers mean or median.",
+            rich_help_panel=_NETWORKS,
+        ),
+    ] = None,
+    weighting: Annotated[
+        str | None,
+        typer.Option(help="combine, stitch: uniform or evidence; combine also stacked.", rich_help_panel=_NETWORKS),
+    ] = None,
+    evidence: Annotated[
+        str | None, typer.Option(help="Evidence of inputs or of classes.", rich_help_panel=_NETWORKS)
+    ] = None,
+    prior: Annotated[
+        str | None, typer.Option(help="Evidence: parties count equal, or by their rows.", rich_help_panel=_NETWORKS)
+    ] = None,
+    pair: Annotated[
+        str | None,
+        typer.Option(help="stitch: PARTY,PARTY. [default: all that have statistics]", rich_help_panel=_NETWORKS),
+    ] = None,
+    points: Annotated[
+        str | None, typer.Option(help="stitch: POINT,POINT of that pair. [default: by fit]", rich_help_panel=_NETWORKS)
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="stitch: average or replace.", rich_help_panel=_NETWORKS)] = None,
+    both: Annotated[
+        bool | None,
+        typer.Option(
+            "--both/--one-way", help="stitch: both ways, or the first into the second.", rich_help_panel=_NETWORKS
+        ),
+    ] = None,
+    ridge: Annotated[
+        float | None, typer.Option(help="stitch: strength. [default: by held-out rows]", rich_help_panel=_NETWORKS)
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option(help="gaussian_head: naive_bayes, lda or qda.", rich_help_panel=_NETWORKS)
+    ] = None,
+    shrinkage: Annotated[
+        float | None, typer.Option(help="gaussian_head: of covariances, 0 to 1.", rich_help_panel=_NETWORKS)
+    ] = None,
     max_bytes: Annotated[int | None, typer.Option(help="Refuse a contribution larger than this.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing directory.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -131,6 +186,17 @@ def run(
         "robust": robust,
         "divergence": divergence,
         "seed": seed,
+        "rule": rule,
+        "weighting": weighting,
+        "evidence": evidence,
+        "prior": prior,
+        "pair": pair_of(pair, "--pair"),
+        "points": pair_of(points, "--points"),
+        "mode": mode,
+        "both": both,
+        "ridge": ridge,
+        "form": form,
+        "shrinkage": shrinkage,
     }
     options = {name: value for name, value in stated.items() if value is not None}
     given = partial(read_contributions, contributions, max_bytes)
@@ -138,6 +204,10 @@ def run(
         _require_no_text({"--base": base, "--public": public, "--layout": layout}, method)
         chosen = make_table_method(method, options)
         result = _tables(included(given(), include), chosen, out, overwrite)
+    elif is_network_method(method):
+        _require_no_text({"--base": base, "--public": public, "--layout": layout}, method)
+        joining = make_network_method(method, options)
+        result = _networks(included(given(), include), joining, out, overwrite)
     else:
         if layout not in (None, "portable", "native"):
             raise typer.BadParameter("--layout is portable or native")
@@ -178,13 +248,22 @@ def _tables(given: list[Contribution], method: TableMethod, out: Path, overwrite
     return told(composite, out)
 
 
+def _networks(given: list[Contribution], method: NetworkMethod, out: Path, overwrite: bool) -> dict[str, Any]:
+    """Compose and save networks; what quiltwork.json says of them."""
+    from quiltwork.compose.method import compose
+
+    composite = compose(given, method)
+    composite.save(out, overwrite=overwrite)
+    return networks.told(composite, out)
+
+
 def included(given: list[Contribution], include: Sequence[str] | None) -> list[Contribution]:
     """The contributions of the parties that ``--include`` names, all of them if it names none.
 
     Raises:
         InvalidOption: no contribution of a named party is given.
     """
-    parties = sorted(c.party for c in given)
+    parties = sorted({c.party for c in given})
     for name in sorted(set(include or []) - set(parties)):
         raise InvalidOption(
             f"--include {name}",
@@ -210,5 +289,7 @@ def _require_no_text(stated: dict[str, object], method: str) -> None:
     for name, value in stated.items():
         if value:
             raise InvalidOption(
-                name, why=f"method {method} composes mixtures of tables, which have no such thing", mend="Leave it out."
+                name,
+                why=f"method {method} composes mixtures of tables or networks, which have no such thing",
+                mend="Leave it out.",
             )

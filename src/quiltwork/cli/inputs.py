@@ -129,6 +129,20 @@ def listed(arguments: Sequence[str]) -> list[str]:
     return [name.strip() for argument in arguments for name in argument.split(",") if name.strip()]
 
 
+def pair_of(argument: str | None, what: str) -> tuple[str, str] | None:
+    """Two names with a comma between them; None stays None.
+
+    Raises:
+        InvalidOption: they are not two.
+    """
+    if argument is None:
+        return None
+    words = [word.strip() for word in argument.split(",")]
+    if len(words) != 2 or not all(words):
+        raise InvalidOption(f"{what} '{argument}'", why="it is not two names", mend=f"Write {what} ONE,OTHER.")
+    return words[0], words[1]
+
+
 def numbers(argument: str, what: str) -> list[float]:
     """Numbers separated by commas.
 

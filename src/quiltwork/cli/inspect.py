@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from quiltwork.cli import network_words, networks
 from quiltwork.cli.inputs import print_json
 from quiltwork.cli.tables import is_table
 
@@ -60,7 +61,7 @@ def _released(events: Any) -> list[str]:
 
 
 def _composite(directory: Path) -> dict[str, Any]:
-    """What quiltwork.json says; of a mixture on tables every file is held against its digest first."""
+    """What quiltwork.json says; of a mixture on tables and of networks every file is held against its digest first."""
     from quiltwork.composite import PROVENANCE, Provenance
     from quiltwork.models.base import read_json
 
@@ -70,6 +71,8 @@ def _composite(directory: Path) -> dict[str, Any]:
         from quiltwork.compose.reopen import open_table_composite
 
         open_table_composite(directory)
+    elif networks.is_network(directory):
+        networks.open_network(directory)
     return value
 
 
@@ -94,7 +97,11 @@ def _print(result: dict[str, Any]) -> None:
 
 
 def _readable(result: dict[str, Any]) -> dict[str, Any]:
-    """The same with the table that it is about, and a composed mixture's parties, in words."""
+    """The same with the table that it is about, and a composed model's parties, in words."""
+    if result.get("layout") == "network":
+        return networks.readable(result)
+    if result.get("task") is not None:
+        return network_words.readable(result)
     if result.get("table") is None:
         return result
     table = result["table"]

@@ -1,4 +1,4 @@
-"""``quiltwork predict``: what a composed mixture of experts says of the rows of a table."""
+"""``quiltwork predict``: what a composed model says of the rows of a table, or of images and other inputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quiltwork.cli import predict_network
 from quiltwork.cli.inputs import numbers, print_json, say
+from quiltwork.cli.networks import is_network
 from quiltwork.cli.tables import covariates_of, open_mixture
 from quiltwork.errors import InvalidOption
 
@@ -17,47 +19,76 @@ if TYPE_CHECKING:
     from quiltwork.models.mixture.design import Array
 
 NAME = "predict"
-HELP = """Predict the target of each row of a table with a composed mixture of experts.
+HELP = """Predict the target of each row of a table with a composed mixture of experts, or of each input with networks.
 
 The file written has the rows in their order, and a column for each prediction: the mean of a number, the likeliest
-class and every class's probability; with --quantiles those too; with --explain the expert that counts most and the
-weights of all."""
+class and every class's probability; of a mixture with --quantiles those too, and with --explain the expert that counts
+most and the weights of all. Inputs of networks are a NumPy archive with an array `inputs`, a directory of directories
+of images, or a table."""
 EXAMPLES = """Examples:
 
 `quiltwork predict composed --data new.parquet --out predictions.parquet`
 
-`quiltwork predict composed --data new.csv --out predictions.csv --quantiles 0.05,0.5,0.95 --explain`"""
+`quiltwork predict composed --data new.csv --out predictions.csv --quantiles 0.05,0.5,0.95 --explain`
+
+`quiltwork predict composed-networks --data new.npz --out predictions.csv`"""
 _FORMATS = (".csv", ".parquet")
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="A composed mixture of experts.")],
+    model: Annotated[Path, typer.Argument(help="A composed mixture of experts, or networks.")],
     data: Annotated[list[Path], typer.Option(help="CSV, Parquet or NumPy; a file or directory. Repeatable.")],
-    out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet.")],
+    out: Annotated[Path, typer.Option(help="File to write: .csv, .parquet, or .npz (networks).")],
     quantiles: Annotated[str | None, typer.Option(help="Levels between 0 and 1, separated by commas.")] = None,
     explain: Annotated[bool, typer.Option(help="Say which expert answers where.")] = False,
     missing: Annotated[str, typer.Option(help="Rows with a missing value: refuse or drop.")] = "refuse",
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Predict the target of each row of a table."""
-    if out.suffix not in _FORMATS:
+    """Predict the target of each row of a table, or of each input."""
+    of_networks = is_network(model)
+    formats = predict_network.FORMATS if of_networks else _FORMATS
+    if out.suffix not in formats:
         raise InvalidOption(
-            f"--out '{out}'", why="its ending names no format", mend=f"End it in {' or '.join(_FORMATS)}."
+            f"--out '{out}'", why="its ending names no format", mend=f"End it in {' or '.join(formats)}."
         )
-    levels = _levels(quantiles) if quantiles else []
+    if of_networks:
+        _require_tables_only({"--quantiles": quantiles, "--explain": explain})
+        columns = predict_network.predictions(model, data)
+        _write(columns, predict_network.written(columns, out.suffix), out, json)
+    else:
+        columns = _of_table(model, data, quantiles, explain, missing)
+        _write(columns, _written(columns, out.suffix), out, json)
+
+
+def _require_tables_only(stated: dict[str, object]) -> None:
+    for name, value in stated.items():
+        if value:
+            raise InvalidOption(
+                name, why="it is of mixtures on tables, and the model is of networks", mend="Leave it out."
+            )
+
+
+def _write(columns: dict[str, Any], content: bytes, out: Path, json: bool) -> None:
     from quiltwork.files import write_file
 
+    rows = len(next(iter(columns.values())))
+    write_file(out, content)
+    if json:
+        print_json({"path": str(out), "rows": rows, "columns": list(columns)})
+    else:
+        say(f"wrote {out}: {rows:,} rows of {', '.join(list(columns)[:8])}{', ...' if len(columns) > 8 else ''}")
+
+
+def _of_table(model: Path, data: list[Path], quantiles: str | None, explain: bool, missing: str) -> dict[str, Any]:
+    """Columns of what a composed mixture says of the rows of some files."""
+    levels = _levels(quantiles) if quantiles else []
     composite = open_mixture(model)
     x = covariates_of(composite.table, data, missing)
     columns = _predictions(composite, x) | _quantiles(composite, x, levels)
     if explain:
         columns |= _experts(composite, x)
         say(_story(composite, x))
-    write_file(out, _written(columns, out.suffix))
-    if json:
-        print_json({"path": str(out), "rows": len(x), "columns": list(columns)})
-    else:
-        say(f"wrote {out}: {len(x):,} rows of {', '.join(list(columns)[:8])}{', ...' if len(columns) > 8 else ''}")
+    return columns
 
 
 def _levels(argument: str) -> list[float]:

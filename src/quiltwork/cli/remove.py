@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from quiltwork.cli import networks
 from quiltwork.cli.inputs import print_json, say
 from quiltwork.cli.tables import told
 
@@ -14,7 +15,8 @@ NAME = "remove"
 HELP = """Take a party out of a composed model.
 
 The result is byte for byte what composing without that party would have written; neither base nor contributions are
-needed. A soup is a sum that cannot be taken apart: compose it again without the party."""
+needed. A soup is a sum that cannot be taken apart: compose it again without the party. From composed networks all that
+the party handed over leaves, what others released about its network, and what was trained on top of either."""
 EXAMPLES = """Example:
 
 `quiltwork remove composed --party acme --out composed-without-acme`"""
@@ -29,12 +31,15 @@ def run(
 ) -> None:
     """Take a party out of a composed model."""
     from quiltwork.compose.reopen import open_any
-    from quiltwork.composite import TableComposite, saved_layout
+    from quiltwork.composite import NetworkComposite, TableComposite, saved_layout
 
     composite = open_any(composed).without(party)
     if isinstance(composite, TableComposite):
         composite.save(out, overwrite=overwrite)
         result = told(composite, out)
+    elif isinstance(composite, NetworkComposite):
+        composite.save(out, overwrite=overwrite)
+        result = networks.told(composite, out)
     else:
         layout = saved_layout(composed)
         composite.save(out, layout=layout, overwrite=overwrite)

@@ -1,17 +1,19 @@
-"""Machines that join a composed mixture later: the result is what composing all of them at once would have been.
+"""Parties that join a composed model later: the result is what composing all of them at once would have been.
 
     joined(compose(S), T) == compose(S + T)        bit for bit
 
-A table composite keeps every local fit, so only those who join hand anything over.
+A table composite keeps every local fit and a network composite every contribution, so only those who join hand
+anything over. To a network composite a party that is in it may hand over more: stitches that it trained, say. What was
+about a party that was not there is not in S, and is handed over again with that party.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quiltwork.compose.method import check_parties, check_parts
+from quiltwork.compose.method import check_parties, check_parts, compose
 from quiltwork.compose.tables import agreed_table, local_of, require_same_table
-from quiltwork.composite import Entry, Provenance, TableComposite
+from quiltwork.composite import Entry, NetworkComposite, Provenance, TableComposite
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import DuplicateParty, InvalidOption
 
@@ -28,8 +30,7 @@ def joined(composite: TableComposite, contributions: Sequence[Contribution]) -> 
         DuplicateParty: a party is in it already, or joins twice.
         MissingPart, TableMismatch: a contribution does not hold what the method needs, or is of another table.
     """
-    if not contributions:
-        raise InvalidOption("an empty list", why="nobody would join", mend="Give at least one contribution.")
+    _require_somebody(contributions)
     ordered = sorted(contributions, key=lambda c: c.party)
     check_parties(ordered)
     for contribution in ordered:
@@ -43,6 +44,27 @@ def joined(composite: TableComposite, contributions: Sequence[Contribution]) -> 
     )
     _ = whole.solution  # what the method refuses is refused here, as by ``compose``
     return whole
+
+
+def joined_network(composite: NetworkComposite, contributions: Sequence[Contribution]) -> NetworkComposite:
+    """The composite of what is in it and of what is handed over now.
+
+    Args:
+        composite: a composed network; it stays as it is.
+        contributions: about the same task; any order.
+
+    Raises:
+        InvalidOption: nobody joins.
+        DuplicateParty: a party hands over what it has handed over already.
+        MissingPart, TaskMismatch: they do not hold what the method needs, or are of another task.
+    """
+    _require_somebody(contributions)
+    return compose([*composite.contributions, *contributions], composite.method)
+
+
+def _require_somebody(contributions: Sequence[Contribution]) -> None:
+    if not contributions:
+        raise InvalidOption("an empty list", why="nobody would join", mend="Give at least one contribution.")
 
 
 def _require_absent(composite: TableComposite, party: str) -> None:

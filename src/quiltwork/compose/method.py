@@ -2,15 +2,16 @@
 
     compose(contributions, method, base) -> Composite         experts of a language model, on one base
     compose(contributions, method)       -> TableComposite    mixtures fitted to the rows of one table
+    compose(contributions, method)       -> NetworkComposite  networks for one task on inputs, images say
 
 ``compose`` checks once, in full, before anything is built, that the contributions belong together: no party twice, the
 parts that the method needs, and one base, one tokenizer and every tensor of the base's shape, or one table of the same
-features in the same units. Then the method does the mathematics. It sees the contributions sorted by party, so their
-order cannot matter.
+features in the same units, or one task of the same inputs and classes. Then the method does the mathematics. It sees
+the contributions sorted by party, so their order cannot matter.
 
 A method is a frozen dataclass with three things: a ``name``, what it ``needs``, and ``assemble``, or ``solve`` if it
-composes mixtures on tables (`quiltwork.compose.tables`). The smallest one that works, a blend in which the first party
-by name takes all:
+composes mixtures on tables (`quiltwork.compose.tables`), or ``build`` for networks (`quiltwork.compose.networks`). The
+smallest one that works, a blend in which the first party by name takes all:
 
 >>> from dataclasses import dataclass
 >>> from quiltwork.compose.parts import full_deltas
@@ -33,7 +34,15 @@ from itertools import pairwise
 from typing import Protocol, overload, runtime_checkable
 
 from quiltwork.compose.parts import body, check_tensors
-from quiltwork.composite import Composite, Entry, Provenance, TableComposite, TableMethod
+from quiltwork.composite import (
+    Composite,
+    Entry,
+    NetworkComposite,
+    NetworkMethod,
+    Provenance,
+    TableComposite,
+    TableMethod,
+)
 from quiltwork.contribution.manifest import ExpertManifest, StatisticsManifest
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import BaseMismatch, DuplicateParty, InvalidOption, MissingPart, TokenizerMismatch
@@ -78,6 +87,12 @@ def compose(
 
 @overload
 def compose(
+    contributions: Sequence[Contribution], method: NetworkMethod, base: None = None, *, public: None = None
+) -> NetworkComposite: ...
+
+
+@overload
+def compose(
     contributions: Sequence[Contribution],
     method: Method,
     base: Base | None = None,
@@ -89,56 +104,59 @@ def compose(
 @overload
 def compose(
     contributions: Sequence[Contribution],
-    method: Method | TableMethod,
+    method: Method | TableMethod | NetworkMethod,
     base: Base | None = None,
     *,
     public: Histograms | Contribution | None = None,
-) -> Composite | TableComposite: ...
+) -> Composite | TableComposite | NetworkComposite: ...
 
 
 def compose(
     contributions: Sequence[Contribution],
-    method: Method | TableMethod,
+    method: Method | TableMethod | NetworkMethod,
     base: Base | None = None,
     *,
     public: Histograms | Contribution | None = None,
-) -> Composite | TableComposite:
+) -> Composite | TableComposite | NetworkComposite:
     """Compose contributions into one model.
 
     Args:
-        contributions: as read by ``contribution.store.read``; any order.
+        contributions: as read by ``contribution.store.read``; any order. To networks a party may hand over several.
         method: how.
-        base: the public checkpoint that all of them started from; mixtures on tables start from none.
+        base: the public checkpoint that all of them started from; mixtures on tables and networks start from none.
         public: histograms of public text by feature, or a contribution that holds them. They give evidence routers a
             row for "this is ordinary public text", which the base answers.
 
     Returns:
         A composite with provenance; nothing is written. No weight of a language model is loaded yet; a mixture on
-        tables is solved.
+        tables is solved, a composed network built.
 
     Raises:
-        BaseMismatch, TokenizerMismatch, DuplicateParty, MissingPart, TensorMismatch, TableMismatch: the contributions
-            do not belong together, or do not hold what the method needs.
+        BaseMismatch, TokenizerMismatch, DuplicateParty, MissingPart, TensorMismatch, TableMismatch, TaskMismatch: the
+            contributions do not belong together, or do not hold what the method needs.
         InvalidOption: there is nothing to compose, the method names a party that is not there, or a base is given
             where none belongs or missing where one does.
     """
     if not contributions:
         raise InvalidOption("an empty list", why="there is nothing to compose", mend="Give at least one contribution.")
+    if isinstance(method, TableMethod | NetworkMethod) and (base is not None or public is not None):
+        raise InvalidOption(
+            f"a base or public text for method {method.name}",
+            why="it composes mixtures on tables or networks, which start from none",
+            mend="Leave it out, or choose a method for language models.",
+        )
+    if isinstance(method, NetworkMethod):
+        check_names(contributions)
+        return NetworkComposite.of(contributions, method)
     ordered = sorted(contributions, key=lambda c: c.party)
     check_parties(ordered)
     if isinstance(method, TableMethod):
-        if base is not None or public is not None:
-            raise InvalidOption(
-                f"a base or public text for method {method.name}",
-                why="it composes mixtures on tables, which start from none",
-                mend="Leave it out, or choose a method for language models.",
-            )
         return _compose_tables(ordered, method)
     if base is None:
         raise InvalidOption(
             f"method {method.name} without a base",
             why="it composes language models, and their contributions are changes to a base",
-            mend="Give the base that the parties started from, or choose a method for tables.",
+            mend="Give the base that the parties started from, or choose a method for tables or networks.",
         )
     return _compose_language(ordered, method, base, public)
 
@@ -220,11 +238,11 @@ def slot_weights(parties: Sequence[str], weights: Mapping[str, float]) -> dict[s
     return {"": float(weights.get("base", 1.0))} | {p: float(weights.get(p, 1.0)) for p in parties}
 
 
-def check_parties(contributions: Sequence[Contribution]) -> None:
-    """Refuse parties that share a name, or have that of the base.
+def check_names(contributions: Sequence[Contribution]) -> None:
+    """Refuse a party that has the name of the base.
 
     Raises:
-        DuplicateParty, InvalidOption: one does.
+        InvalidOption: one has.
     """
     if any(contribution.party == "base" for contribution in contributions):
         raise InvalidOption(
@@ -232,6 +250,15 @@ def check_parties(contributions: Sequence[Contribution]) -> None:
             why="in weights and reports that name stands for the base model",
             mend="Ask the party to contribute under another name.",
         )
+
+
+def check_parties(contributions: Sequence[Contribution]) -> None:
+    """Refuse parties that share a name, or have that of the base; the contributions are sorted.
+
+    Raises:
+        DuplicateParty, InvalidOption: one does.
+    """
+    check_names(contributions)
     for one, other in pairwise(contributions):
         if one.party == other.party:
             raise DuplicateParty(
@@ -254,8 +281,8 @@ def check_base(contribution: Contribution, base: Base) -> None:
     if not isinstance(manifest, ExpertManifest | StatisticsManifest):
         raise MissingPart(
             who,
-            why=f"it is of kind '{contribution.kind}', made from the rows of a table and from no base",
-            mend="Compose it with a method for tables, without a base.",
+            why=f"it is of kind '{contribution.kind}', and was made from no base",
+            mend="Compose it with a method for tables or for networks, without a base.",
         )
     reference = manifest.base
     if reference.vocabulary_size != base.vocabulary_size or reference.tokenizer != base.tokenizer_digest:

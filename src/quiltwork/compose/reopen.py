@@ -1,4 +1,4 @@
-"""Saved composites opened again, of either kind.
+"""Saved composites opened again, of any kind.
 
 A directory names its method; the closed table here says which class that is and checks the options against its fields.
 Nothing is imported by a name that data gives.
@@ -9,20 +9,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from quiltwork.compose.aligned_average import AlignedAverage
 from quiltwork.compose.ambient import AmbientMixture
+from quiltwork.compose.combine import Combine
+from quiltwork.compose.gaussian_head import GaussianHead
 from quiltwork.compose.middle import Middle
+from quiltwork.compose.network_alone import NetworkAlone
+from quiltwork.compose.network_soup import NetworkSoup
 from quiltwork.compose.precision_average import PrecisionAverage
 from quiltwork.compose.reduction import Reduction
-from quiltwork.composite import Composite, TableComposite, TableMethod, open_composite, saved_kind
+from quiltwork.compose.stitch import Stitch
+from quiltwork.composite import (
+    Composite,
+    NetworkComposite,
+    NetworkMethod,
+    TableComposite,
+    TableMethod,
+    open_composite,
+    saved_kind,
+)
+from quiltwork.composite.network_files import read_network
 from quiltwork.composite.provenance import PROVENANCE, read_provenance
 from quiltwork.composite.table_files import read_table
 from quiltwork.contribution.canonical import encode
-from quiltwork.errors import CheckpointError
+from quiltwork.errors import CheckpointError, CompatibilityError, ContributionError, InvalidOption
 
 METHODS: Mapping[str, type[TableMethod]] = {
     "aligned_average": AlignedAverage,
@@ -33,16 +47,33 @@ METHODS: Mapping[str, type[TableMethod]] = {
 }
 """Methods over tables by the name in provenance."""
 
+NETWORK_METHODS: Mapping[str, type[NetworkMethod]] = {
+    "combine": Combine,
+    "gaussian_head": GaussianHead,
+    "network_alone": NetworkAlone,
+    "network_soup": NetworkSoup,
+    "stitch": Stitch,
+}
+"""Methods over networks by the name in provenance."""
 
-def open_any(path: str | Path) -> Composite | TableComposite:
-    """A saved composite of either kind, without base or contributions.
+M = TypeVar("M", TableMethod, NetworkMethod)
+
+
+def open_any(path: str | Path) -> Composite | TableComposite | NetworkComposite:
+    """A saved composite of any kind, without base or contributions.
 
     Raises:
         CheckpointError: the directory is not a composite that quiltwork saved, or was changed.
         ExportError: it is a soup, which holds a sum only.
     """
     read_provenance(Path(path))
-    return open_table_composite(path) if saved_kind(path) == "table" else open_composite(path)
+    match saved_kind(path):
+        case "table":
+            return open_table_composite(path)
+        case "network":
+            return open_network_composite(path)
+        case "language":
+            return open_composite(path)
 
 
 def open_table_composite(path: str | Path) -> TableComposite:
@@ -57,8 +88,28 @@ def open_table_composite(path: str | Path) -> TableComposite:
     return TableComposite(method, saved.table, saved.locals, saved.provenance, saved.solution)
 
 
+def open_network_composite(path: str | Path) -> NetworkComposite:
+    """A saved composition of networks as a composite again: predict with it, take a party out of it.
+
+    Raises:
+        CheckpointError: the directory is not a composite that quiltwork saved, was changed, names a method or an option
+            that this installation does not know, or holds contributions that do not belong together.
+    """
+    where = Path(path) / PROVENANCE
+    saved = read_network(path)
+    method = make_network_method(saved.method, saved.options, where)
+    try:
+        composite = NetworkComposite.of(saved.contributions, method)
+    except (CompatibilityError, ContributionError, InvalidOption) as error:
+        raise CheckpointError(f"'{path}'", why=f"{error.what}: {error.why}", mend="Compose the model again.") from error
+    if (composite.contributions, composite.task) != (saved.contributions, saved.task):
+        why = "its contributions are of another task than it says, or some are about modules that are not there"
+        raise CheckpointError(f"'{where}'", why=why, mend="Compose the model again.")
+    return composite
+
+
 def make_table_method(name: str, options: Mapping[str, Any], where: Path) -> TableMethod:
-    """The method of a name, with options as JSON has them.
+    """The method over tables of a name, with options as JSON has them.
 
     Args:
         name: a key of ``METHODS``.
@@ -68,19 +119,28 @@ def make_table_method(name: str, options: Mapping[str, Any], where: Path) -> Tab
     Raises:
         CheckpointError: there is no such method, or the options are not its own.
     """
-    if name not in METHODS:
+    return _made(METHODS, name, options, where)
+
+
+def make_network_method(name: str, options: Mapping[str, Any], where: Path) -> NetworkMethod:
+    """The method over networks of a name: as `make_table_method`."""
+    return _made(NETWORK_METHODS, name, options, where)
+
+
+def _made(known: Mapping[str, type[M]], name: str, options: Mapping[str, Any], where: Path) -> M:
+    if name not in known:
         raise CheckpointError(
             f"method {name[:100]!a} in '{where}'",
-            why=f"this installation knows {', '.join(METHODS)}",
+            why=f"this installation knows {', '.join(known)}",
             mend="Compose again with one of these, or open it where the method is known.",
         )
-    kind = METHODS[name]
+    kind = known[name]
     own = {field.name for field in fields(kind)}  # type: ignore[arg-type] # methods are dataclasses
     if own != options.keys():
         odd = sorted(own ^ options.keys())[0]
         raise _refused(name, where, f"{'it lacks' if odd in own else 'it has no'} option {odd[:100]!a}")
     try:
-        method: TableMethod = TypeAdapter(kind).validate_json(encode(options), strict=True)
+        method: M = TypeAdapter(kind).validate_json(encode(options), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         raise _refused(name, where, f"option {first['loc'][:1]}: {first['msg'][:300]!a}") from error

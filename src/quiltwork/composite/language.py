@@ -146,14 +146,14 @@ def open_composite(path: str | Path) -> Composite:
     Raises:
         CheckpointError: the directory is not a composite that quiltwork saved.
         ExportError: it is a soup, which holds a sum only.
-        InvalidOption: it is a mixture on tables.
+        InvalidOption: it is a mixture on tables or a composed network.
     """
     path = Path(path)
     provenance = read_provenance(path)
-    if saved_kind(path) == "table":
+    if saved_kind(path) != "language":
         raise InvalidOption(
             f"'{path}'",
-            why="it holds a mixture on tables, and this opens language models",
+            why="it holds a mixture on tables or a composed network, and this opens language models",
             mend="Open it with quiltwork.compose.reopen.open_any.",
         )
     assembly = disassemble(path, tuple(e.party for e in provenance.contributions))

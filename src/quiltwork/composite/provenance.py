@@ -1,7 +1,7 @@
 """Where a composite comes from: quiltwork.json, the one file that every saved composite has.
 
 It lists what went in (party, digest, licence), sorted by party, and names the method and the layout. Nothing in it
-names code.
+names code. Only to a composed network may a party have handed over several contributions.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ class Provenance:
             entries = tuple(Entry(e["party"], e["digest"], e["licence"]) for e in value["contributions"])
             if not all(isinstance(text, str) for entry in entries for text in vars(entry).values()):
                 raise KeyError("a contribution's party, digest or licence is not text")
-            if [e.party for e in entries] != sorted({e.party for e in entries}):
+            parties = [e.party for e in entries]
+            due = sorted(parties if value["layout"] == "network" else set(parties))
+            if parties != due or len(set(entries)) < len(entries):
                 raise KeyError("parties are not sorted, or one is there twice")
             base = value["base"]
             return cls(None if base is None else str(base), str(value["method"]), entries)
@@ -102,8 +104,8 @@ def read_provenance(path: Path) -> Provenance:
     return provenance
 
 
-def saved_kind(path: str | Path) -> Literal["language", "table"]:
-    """What a saved composite is: a language model or a mixture on tables.
+def saved_kind(path: str | Path) -> Literal["language", "table", "network"]:
+    """What a saved composite is: a language model, a mixture on tables or a composed network.
 
     Raises:
         CheckpointError: the provenance cannot be read or names no layout.
@@ -114,6 +116,8 @@ def saved_kind(path: str | Path) -> Literal["language", "table"]:
             return "language"
         case "table":
             return "table"
+        case "network":
+            return "network"
         case other:
             raise unknown_layout(where, other)
 

@@ -14,9 +14,9 @@ def card(composite: TableComposite) -> str:
     """Markdown, with the front matter that model hubs read."""
     table, solution = composite.table, composite.solution
     licences = sorted({local.licence for local in composite.locals})
-    excluded = [f"- {party}: {_plain(why)}" for party, why in sorted(solution.excluded.items())]
+    excluded = [f"- {party}: {plain(why)}" for party, why in sorted(solution.excluded.items())]
     rows = [
-        f"| {local.party} | `{local.digest}` | {_plain(local.licence)} | {local.rows} | {local.mixture.n_experts} |"
+        f"| {local.party} | `{local.digest}` | {plain(local.licence)} | {local.rows} | {local.mixture.n_experts} |"
         for local in composite.locals
     ]
     paragraphs = [
@@ -27,8 +27,8 @@ def card(composite: TableComposite) -> str:
         "model = open_table_composite(THIS_DIRECTORY).model()  # a scikit-learn estimator\n```",
         "| party | contribution | licence | rows | experts |\n|---|---|---|---|---|\n" + "\n".join(rows),
         "Excluded by the method:\n\n" + "\n".join(excluded) if excluded else "No machine was excluded by the method.",
-        *map(_plain, solution.notes),
-        f"The contributions' licences: {', '.join(map(_plain, licences))}. Taking a party out: "
+        *map(plain, solution.notes),
+        f"The contributions' licences: {', '.join(map(plain, licences))}. Taking a party out: "
         "`quiltwork remove THIS_DIRECTORY --party NAME --out NEW_DIRECTORY`.",
     ]
     return "---\nlibrary_name: quiltwork\ntags:\n- quiltwork\n- tabular\n---\n" + "\n\n".join(paragraphs) + "\n"
@@ -37,15 +37,15 @@ def card(composite: TableComposite) -> str:
 def _features(composite: TableComposite) -> str:
     table = composite.table
     pairs = list(zip(table.features, table.units, strict=True))
-    shown = [f"`{_plain(name)}`" + (f" ({_plain(unit)})" if unit else "") for name, unit in pairs[:_MOST_FEATURES]]
+    shown = [f"`{plain(name)}`" + (f" ({plain(unit)})" if unit else "") for name, unit in pairs[:_MOST_FEATURES]]
     more = f" and {len(pairs) - _MOST_FEATURES} more" if len(pairs) > _MOST_FEATURES else ""
     return ", ".join(shown) + more
 
 
 def _names(names: tuple[str, ...]) -> str:
-    return ", ".join(f"`{_plain(name)}`" for name in names)
+    return ", ".join(f"`{plain(name)}`" for name in names)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A stranger's text on one line, without what Markdown tables and code take as theirs."""
     return " ".join(text.split()).replace("|", "\\|").replace("`", "'")

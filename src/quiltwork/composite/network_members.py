@@ -1,0 +1,173 @@
+"""What one party brought to a composition of networks, and whose leaving takes what along.
+
+A party may hand over several contributions: a module, moments of its inputs, statistics for stitching one network to
+another, stitches that it trained, how well everybody's outputs fit its rows. Together they are its ``Member``. Some are
+*about* modules of other parties, and some *rest on* what others handed over, so leaving is more than being struck off:
+
+    settled(S) = the largest part of S whose contributions are about modules in S and rest on contributions in S
+
+Composing, opening and leaving all go through ``settled``, which is why taking a party out is composing the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quiltwork.contribution.network_manifests import (
+    ModuleManifest,
+    MomentsManifest,
+    OutputsManifest,
+    StitchesManifest,
+    StitchStatisticsManifest,
+)
+from quiltwork.contribution.networks import ModuleReference, TaskReference
+from quiltwork.contribution.sealed import Contribution
+from quiltwork.errors import MissingPart
+from quiltwork.evidence.class_moments import ClassMoments
+from quiltwork.evidence.covariates import CovariateSummary
+from quiltwork.evidence.embedding import Embedding
+
+if TYPE_CHECKING:
+    from quiltwork.models.network.network import Network
+
+Array = NDArray[np.float64]
+NetworkManifest = ModuleManifest | MomentsManifest | StitchStatisticsManifest | StitchesManifest | OutputsManifest
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One party as a method over networks sees it.
+
+    Attributes:
+        party: its name.
+        contributions: what it handed over, at least one.
+    """
+
+    party: str
+    contributions: tuple[Contribution, ...]
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """Everything it holds: ``module``, ``inputs``, ``classes``, ``pair``, ``stitches``, ``outputs``."""
+        return frozenset[str]().union(*(c.parts for c in self.contributions))
+
+    def releases(self, part: str) -> tuple[Contribution, ...]:
+        """Its contributions that hold a part."""
+        return tuple(c for c in self.contributions if part in c.parts)
+
+    @cached_property
+    def network(self) -> Network:
+        """Its module, checked and frozen.
+
+        Raises:
+            MissingPart: it handed over none.
+            AlteredContribution, ContributionError, TensorMismatch: as `open_network`.
+        """
+        from quiltwork.models.network.opening import open_network
+
+        return open_network(self._holding("module"))
+
+    @cached_property
+    def inputs(self) -> tuple[Embedding, CovariateSummary]:
+        """Where its inputs lie, and in which embedding.
+
+        Raises:
+            MissingPart, AlteredContribution: as `network`.
+        """
+        embedding, arrays = self._statistic("inputs")
+        return embedding, CovariateSummary.from_arrays(**arrays)
+
+    @cached_property
+    def classes(self) -> tuple[Embedding, ClassMoments]:
+        """Moments of its inputs by class, and in which embedding.
+
+        Raises:
+            MissingPart, AlteredContribution: as `network`.
+        """
+        embedding, arrays = self._statistic("classes")
+        return embedding, ClassMoments(**arrays)
+
+    def _statistic(self, part: str) -> tuple[Embedding, dict[str, Array]]:
+        contribution = self._holding(part)
+        manifest = contribution.manifest
+        assert isinstance(manifest, ModuleManifest | MomentsManifest)
+        (declared,) = (one for one in manifest.statistics if one.name == part)
+        names = contribution.tensor_names(f"{part}.")
+        return declared.embedding, {n.removeprefix(f"{part}."): contribution.tensor(n).numpy() for n in names}
+
+    def _holding(self, part: str) -> Contribution:
+        found = self.releases(part)
+        if not found:
+            raise MissingPart(
+                f"party '{self.party}'",
+                why=f"it handed over no part '{part}'",
+                mend="Ask the party for it, or leave the party out.",
+            )
+        return found[0]
+
+
+def in_order(contributions: Iterable[Contribution]) -> tuple[Contribution, ...]:
+    """By party, kind and digest; one that is given twice counts once."""
+    return tuple(sorted(set(contributions), key=lambda c: (c.party, c.kind, c.digest)))
+
+
+def members_of(contributions: Sequence[Contribution]) -> tuple[Member, ...]:
+    """Contributions in order, gathered by party."""
+    return tuple(Member(party, tuple(its)) for party, its in groupby(contributions, key=lambda c: c.party))
+
+
+def task_of(contribution: Contribution) -> TaskReference:
+    """The task that a contribution is about.
+
+    Raises:
+        MissingPart: it is about none: a language model's, or a table's.
+    """
+    if not isinstance(contribution.manifest, NetworkManifest):
+        raise MissingPart(
+            f"the contribution of party '{contribution.party}'",
+            why=f"it is of kind '{contribution.kind}', and no network or statistic of a task on inputs",
+            mend="Compose it with a method of its own ground: language models with a base, tables without.",
+        )
+    return contribution.manifest.task
+
+
+def modules_of(contributions: Iterable[Contribution]) -> dict[str, str]:
+    """Digest of each party's module."""
+    return {c.party: c.manifest.method.network for c in contributions if isinstance(c.manifest, ModuleManifest)}
+
+
+def about(contribution: Contribution) -> tuple[ModuleReference, ...]:
+    """The modules of others, or its own, that a contribution speaks of; none for a module and for moments."""
+    return contribution.manifest.method.about if isinstance(contribution.manifest, NetworkManifest) else ()
+
+
+def rests_on(contribution: Contribution) -> frozenset[str]:
+    """Digests of the contributions whose numbers went into this one."""
+    manifest = contribution.manifest
+    return frozenset(manifest.method.rests_on) if isinstance(manifest, StitchesManifest) else frozenset()
+
+
+def settled(contributions: Iterable[Contribution]) -> tuple[Contribution, ...]:
+    """In order, without those about modules of parties that are not there, or resting on what is not there.
+
+    Sums about the outputs of many networks stay while one of these is there: numbers about others are not used.
+    """
+    kept = in_order(contributions)
+    while True:
+        modules, digests = modules_of(kept).keys(), {c.digest for c in kept}
+        stands = tuple(c for c in kept if _is_about(c, modules) and rests_on(c) <= digests)
+        if len(stands) == len(kept):
+            return kept
+        kept = stands
+
+
+def _is_about(contribution: Contribution, parties: Collection[str]) -> bool:
+    present = [reference.party in parties for reference in about(contribution)]
+    return (any if isinstance(contribution.manifest, OutputsManifest) else all)(present) or not present
