@@ -19,7 +19,7 @@ from quiltwork.contribution.networks import TaskReference
 from quiltwork.errors import InvalidOption
 from quiltwork.evaluate.insight import headline, verdicts
 from quiltwork.evaluate.merging import merge
-from quiltwork.evaluate.network_measures import class_rates
+from quiltwork.evaluate.network_means import class_rates
 from quiltwork.evaluate.network_scores import score_networks
 from quiltwork.evaluate.pooling import pooled_methods
 from quiltwork.evaluate.scores import Scores, from_json

@@ -1,12 +1,9 @@
 """Further measures of a network's outputs on one party's rows, all of them means over rows; see ``pooling``.
 
-Hits by class are two means over all rows, ``class NAME: share`` (rows of that class) and ``class NAME: right`` (of that
-class and answered so), because then those of several parties can be put together.
+Hits by class are two means over all rows, see ``network_means``.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +11,7 @@ from numpy.typing import NDArray
 from quiltwork.contribution.networks import TaskReference
 from quiltwork.evaluate.network_columns import Array
 from quiltwork.evaluate.network_insight import row_losses
+from quiltwork.evaluate.network_means import class_keys
 from quiltwork.evaluate.pooling import derived
 from quiltwork.evaluate.reliability import reliability
 
@@ -34,16 +32,6 @@ def measures(outputs: Array, truth: NDArray[np.generic], task: TaskReference) ->
     return _of_numbers(outputs, truth) if task.classes is None else _of_classes(outputs, truth, task.classes)
 
 
-def class_rates(means: Mapping[str, float]) -> dict[str, float]:
-    """The share of each class's rows that are answered rightly, from `measures`; classes without rows are left out."""
-    found = {}
-    for key, share in means.items():
-        name = key.removeprefix("class ").removesuffix(": share")
-        if key == f"class {name}: share" and share > 0:
-            found[name] = means[f"class {name}: right"] / share
-    return found
-
-
 def _of_classes(outputs: Array, codes: NDArray[np.generic], classes: tuple[str, ...]) -> dict[str, float]:
     shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
     p, answers = shifted / shifted.sum(axis=1, keepdims=True), outputs.argmax(axis=1)
@@ -55,8 +43,8 @@ def _of_classes(outputs: Array, codes: NDArray[np.generic], classes: tuple[str, 
     }
     for code, name in enumerate(classes if len(classes) <= MOST_CLASSES else ()):
         shown, mine = name if len(name) <= _LONGEST_NAME else str(code), truth == code
-        found[f"class {shown}: share"] = float(mine.mean())
-        found[f"class {shown}: right"] = float((mine & (answers == truth)).mean())
+        share, right = class_keys(shown)
+        found |= {share: float(mine.mean()), right: float((mine & (answers == truth)).mean())}
     return found | reliability(p, truth)
 
 

@@ -28,9 +28,11 @@ from torch import nn
 from quiltwork.composite import NetworkComposite
 from quiltwork.contribution.networks import TaskReference
 from quiltwork.errors import CompatibilityError, InvalidOption
+from quiltwork.evaluate.insight import REFERENCES
 from quiltwork.evaluate.metrics import MetricName
 from quiltwork.evaluate.network_columns import Array, Column, columns_of
 from quiltwork.evaluate.network_insight import decompose, flips, row_losses
+from quiltwork.evaluate.network_means import ENSEMBLE, FLIPS
 from quiltwork.evaluate.network_measures import measures
 from quiltwork.evaluate.scores import Cell, Row, Scores
 from quiltwork.evaluate.standard_error import standard_error
@@ -39,12 +41,6 @@ from quiltwork.models.network.combining import combine
 Model: TypeAlias = NetworkComposite | nn.Module
 Rows: TypeAlias = tuple[ArrayLike, ArrayLike]
 Outputs: TypeAlias = Mapping[str, Array]
-
-ENSEMBLE = "ensemble"
-"""The row of the mean of all modules' probabilities, or numbers."""
-
-FLIPS = "flips: "
-"""Before the name of the other party in the measures of a party's own model."""
 
 _BATCH = 256
 
@@ -77,8 +73,9 @@ def score_networks(
     """
     composites = {name: model for name, model in models.items() if isinstance(model, NetworkComposite)}
     shared = _shared_task(composites, task)
+    composed = [model for name, model in composites.items() if name not in REFERENCES]
     if alone is None:
-        alone = {m.party: m.network for c in composites.values() for m in c.members if "module" in m.parts}
+        alone = {m.party: m.network for one in composed for m in one.members if "module" in m.parts}
     _check_names(models, {*held_out, *alone}, public or {}, leave_one_out, composites)
     work = _Work(columns_of({**held_out, **(public or {})}, shared), shared, on_row)
     own = {party: work.run(f"{party} alone", module) for party, module in alone.items()}
@@ -90,7 +87,7 @@ def score_networks(
     return Scores(
         machine=machine(),
         metric=work.metric,
-        parties=tuple(dict.fromkeys((*held_out, *alone, *(p for c in composites.values() for p in c.parties)))),
+        parties=tuple(dict.fromkeys((*held_out, *alone, *(p for one in composed for p in one.parties)))),
         public=tuple(public or ()),
         domains=tuple(work.columns),
         methods=methods,

@@ -30,6 +30,9 @@ from quiltwork.evaluate.drawing import (
 )
 from quiltwork.evaluate.gain_plots import party_gains
 from quiltwork.evaluate.metrics import percent_above
+from quiltwork.evaluate.network_means import flips_at_home
+from quiltwork.evaluate.network_plots import classes_map, flips_map, owners_pareto, owners_points
+from quiltwork.evaluate.network_views import class_table
 from quiltwork.evaluate.pareto import front
 from quiltwork.evaluate.scores import Cell, Scores
 
@@ -71,7 +74,7 @@ def score_matrix(scores: Scores) -> bytes:
         [_change(cells[d].value, reference[d], ratio=ratio) if d in cells else None for d in domains]
         for cells in rows.values()
     ]
-    texts = [[_short(cells.get(d)) for d in domains] for cells in rows.values()]
+    texts = [[_short(cells.get(d), 3 if scores.measure.points else 2) for d in domains] for cells in rows.values()]
     crowded = len(domains) > MOST_NUMBERED
     with figure(_width(domains), 1.9 + 0.36 * len(rows)) as (canvas, png):
         metric = scores.measure
@@ -105,11 +108,11 @@ def _change(value: float, reference: float, *, ratio: bool) -> float:
     return percent_above(value, reference) if ratio else value - reference
 
 
-def _short(cell: Cell | None) -> str:
+def _short(cell: Cell | None, digits: int) -> str:
     """A score in the width of a cell of the figure."""
     if cell is None:
         return "–"
-    return f"{cell.value:.2f}" if abs(cell.value) < 1000 else f"{cell.value:.1e}"
+    return f"{cell.value:.{digits}f}" if abs(cell.value) < 1000 else f"{cell.value:.1e}"
 
 
 def pareto_public(scores: Scores) -> bytes:
@@ -309,6 +312,12 @@ def _wanted(scores: Scores) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
     sized = _complete(scores, own)
     if sized and all(scores.methods[m].active_params for m in sized):
         yield "pareto", "Pareto: parties against active parameters", lambda: pareto_active(scores)
+    if scores.measure.material == "held-out rows" and len(owners_points(scores)) > 1:
+        yield "pareto", "Pareto: owners against each other", lambda: owners_pareto(scores)
+    if len(class_table(scores)) > 1 and "alone" in class_table(scores):
+        yield "classes", "Accuracy by class", lambda: classes_map(scores)
+    if flips_at_home(scores):
+        yield "knowledge", "Knowledge of others' models", lambda: flips_map(scores)
     if any(gain.own is not None for m in scores.methods if m != "base" for gain in insight.gains(scores, m)):
         yield "gains", "Gain of each party", lambda: party_gains(scores)
     for method in scores.routing:

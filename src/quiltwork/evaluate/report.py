@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 
 from quiltwork.errors import InvalidOption
-from quiltwork.evaluate import insight, views
+from quiltwork.evaluate import insight, network_views, views
 from quiltwork.evaluate.plots import Drawing, draw_all, drawn, ordered_domains, varies_by_layer
 from quiltwork.evaluate.scores import Scores
 from quiltwork.files import write_file
@@ -108,6 +108,11 @@ def _tables(scores: Scores) -> dict[str, object]:
         "front": views.pareto_parties(scores),
         "composed": methods,
         "measures": views.measures_view(scores),
+        "owners": network_views.owners_view(scores),
+        "reach": network_views.reach_view(scores),
+        "classes": network_views.classes_view(scores),
+        "knowledge": network_views.knowledge_view(scores),
+        "decomposition": network_views.decomposition_view(scores),
         "gains": [(party, [gains[m][i] for m in methods]) for i, party in enumerate(scores.parties)],
     }
 
