@@ -17,12 +17,15 @@ Reads the records of a run directory, checks that its states are those of the re
 certificate.html and certificate.png. Where a tape was kept (train --tape), its messages must be those of the records,
 and each party is started again in a sealed process, with its own files and the recorded messages alone: its answers
 must be the same to the last bit. For sums under masks, whose answers never come again, the masks are judged instead.
+All that was sent to a party is searched for others' activations and the composer's parameters.
 
 With --retrain it also trains again, from the files of the plan: as it was, where every component must come out the
 same; then in joint mode as one graph in one process, which must give the same bits, and in isolated mode for each party
-with all other fragments replaced by noise, where that party must see and become the same. Components with a budget for
-each record are not trained again, since that would be a further release. Each check is tried on a planted breach that
-it must catch."""
+with all other fragments replaced by noise, where that party must see and become the same; with three parties or more a
+minority of them lies. With a tape, labels are read off cotangents in the name of each party. Components with a budget
+for each record are not trained again, since that would be a further release.
+
+Each check is tried on a planted breach that it must catch."""
 EXAMPLES = """Examples:
 
 `quiltwork split audit plan.toml --run run`
@@ -44,23 +47,26 @@ def run(
     from quiltwork.audit.certificate import certify
     from quiltwork.audit.facts import read_facts
     from quiltwork.audit.page import write_page
+    from quiltwork.cli.split.attacking import label_attacks
     from quiltwork.cli.split.folder import RECORDS, read_document, read_note
     from quiltwork.cli.split.home import stated_delta
     from quiltwork.cli.split.page import account, lines
     from quiltwork.cli.split.plan import read_plan
     from quiltwork.cli.split.programs import with_outcomes
-    from quiltwork.cli.split.retraining import checks, require_states
-    from quiltwork.cli.split.taping import replays
+    from quiltwork.cli.split.retraining import require_states, retrained
+    from quiltwork.cli.split.subject import Subject
+    from quiltwork.cli.split.taping import taped
 
     trusted = trust_code or []
     note = read_note(run_, plan.read_bytes())
     words = with_outcomes(read_plan(plan), plan.parent, trusted)
     facts = read_facts(read_document(run_, RECORDS))
-    require_states(run_, words, note, facts, plan.parent, trusted)
-    tape, found = replays(run_, words, note, facts, plan.parent, trusted)
-    if retrain:
-        found += checks(run_, words, note, facts, plan.parent, trusted)
-    certificate = certify(facts, found, tape=tape, delta=stated_delta(words))
+    subject = Subject(run_, words, note, facts, plan.parent, trusted)
+    require_states(subject)
+    tape, found = taped(subject)
+    found += retrained(subject) if retrain else []
+    attacks = label_attacks(subject, tape) if retrain else []
+    certificate = certify(facts, found, attacks, tape=tape, delta=stated_delta(words))
     place = out or run_
     written = write_page([account(run_, run_.resolve().name, certificate)], place / PAGE)
     if json:

@@ -20,14 +20,16 @@ from numpy.typing import NDArray
 from quiltwork.audit.check import Check
 from quiltwork.audit.facts import Facts, facts_of
 from quiltwork.audit.reruns import equivalence, swap
+from quiltwork.cli.split.attacking import liars
 from quiltwork.cli.split.build import component, parted, session, target_of
-from quiltwork.cli.split.folder import RunNote, component_file, restored_component, restored_mode
+from quiltwork.cli.split.folder import component_file
 from quiltwork.cli.split.modes import mode, uniform
 from quiltwork.cli.split.plan import Plan
 from quiltwork.cli.split.plan_parts import ComposerPart
 from quiltwork.cli.split.release import kept, response
-from quiltwork.cli.split.rows import Cases, read_cases
+from quiltwork.cli.split.rows import Cases
 from quiltwork.cli.split.scores import held_out_scores
+from quiltwork.cli.split.subject import Subject
 from quiltwork.errors import AlteredRecords, InvalidOption
 from quiltwork.models.split.seeds import seed_of
 from quiltwork.privacy.labels import ReleasedLabels
@@ -90,27 +92,28 @@ class Rerun:
         return {name: learner.digest() for name, learner in (learners | {composer.name: composer}).items()}
 
 
-def require_states(run: Path, plan: Plan, note: RunNote, facts: Facts, root: Path, trusted: Collection[str]) -> None:
+def require_states(subject: Subject) -> None:
     """Refuse a run directory whose states are not those of its facts; components still at their owners are believed.
 
     Raises:
         AlteredRecords: the first whose digest is another.
     """
-    here = [p for p in facts.parties if p not in note.away or component_file(run, p).exists()]
+    facts = subject.facts
+    here = [p for p in facts.parties if p not in subject.note.away or component_file(subject.run, p).exists()]
     found = {p: digest for p, digest in facts.digests.items() if p in facts.parties}
-    found |= {p: restored_component(run, plan, note, p, root, trusted).digest() for p in here}
-    learned = restored_mode(run, plan, note, root, trusted).learners()
-    found |= {name: learner.digest() for name, learner in learned.items()}
+    found |= {p: subject.component(p).digest() for p in here}
+    found |= {name: learner.digest() for name, learner in subject.mode().learners().items()}
     _require_same(facts, found, "the state in the run directory has another digest", "Restore the run directory.")
 
 
-def checks(run: Path, plan: Plan, note: RunNote, facts: Facts, root: Path, trusted: Collection[str]) -> list[Check]:
+def retrained(subject: Subject) -> list[Check]:
     """Train again, and judge.
 
     Raises:
         AlteredRecords: training again gives something else than the run.
         InvalidOption: components have a budget for each record, which training again would overdraw.
     """
+    plan, facts, note = subject.plan, subject.facts, subject.note
     if plan.private:
         raise InvalidOption(
             "training again",
@@ -118,16 +121,16 @@ def checks(run: Path, plan: Plan, note: RunNote, facts: Facts, root: Path, trust
             "further release",
             mend="Audit without --retrain.",
         )
-    rerun = Rerun(plan, read_cases(plan, root), root, trusted, note.save_every, note.resumed)
+    rerun = Rerun(plan, subject.cases, subject.root, subject.trusted, note.save_every, note.resumed)
     if mechanism := response(plan, rerun.cases):
-        rerun = replace(rerun, released=kept(run, mechanism, rerun.cases))
+        rerun = replace(rerun, released=kept(subject.run, mechanism, rerun.cases))
     again = rerun.facts()
     _require_same(
         facts, again.digests, "training again gives another",
         "Use the files, the machine and the number of threads of the run.",
     )  # fmt: skip
     if plan.training.mode == "isolated":
-        return [_swap(facts, rerun, party) for party in facts.parties]
+        return [*(_swap(facts, rerun, party) for party in facts.parties), *liars(subject)]
     how = plan.training
     comparable = (
         how.mode == "joint" and not plan.masked and how.precision == "float32" and not how.stale and not how.absence

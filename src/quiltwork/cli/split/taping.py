@@ -9,20 +9,23 @@ messages give the digests in the records. It holds cotangents, which tell of lab
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from quiltwork.audit.check import Check
-from quiltwork.audit.facts import Facts, altered
+from quiltwork.audit.facts import altered
 from quiltwork.audit.masks import masks
 from quiltwork.audit.replay import replay
-from quiltwork.audit.tape import Spool, Tape
+from quiltwork.audit.tape import Spool, Tape, require_genuine
+from quiltwork.cli.split.attacking import canaries
 from quiltwork.cli.split.build import words
 from quiltwork.cli.split.folder import RunNote
 from quiltwork.cli.split.owners import owner
 from quiltwork.cli.split.plan import Plan
 from quiltwork.cli.split.rows import read_cases
+from quiltwork.cli.split.subject import Subject
 from quiltwork.errors import AlteredFrame, AlteredRecords
 from quiltwork.session.channel import LocalChannel
 from quiltwork.session.frames import Message, Opener, Schema, Sealer
@@ -55,32 +58,37 @@ def read_tape(run: Path, plan: Plan, note: RunNote) -> Tape | None:
     return found
 
 
-def replays(
-    run: Path, plan: Plan, note: RunNote, facts: Facts, root: Path, trusted: Collection[str]
-) -> tuple[Tape | None, list[Check]]:
-    """The tape of a run, and whether each party comes to the same again; none of either where no tape was kept.
+def taped(subject: Subject) -> tuple[Tape | None, list[Check]]:
+    """The tape of a run and what it shows: no foreign numbers, each party the same again; nothing without a tape.
 
     Raises:
         AlteredRecords: the tape is of another session.
     """
-    tape = read_tape(run, plan, note)
+    tape = read_tape(subject.run, subject.plan, subject.note)
     if tape is None:
         return None, []
-    if plan.masked:
+    require_genuine(tape, subject.facts)
+    if subject.plan.masked:
         # under fresh keys no answer comes again; whether the masks were such is judged instead
-        return tape, [masks(facts, tape)]
+        return tape, [masks(subject.facts, tape), *canaries(subject, tape)]
+    return tape, [*_replays(subject, tape), *canaries(subject, tape)]
+
+
+def _replays(subject: Subject, tape: Tape) -> list[Check]:
+    """Each party afresh, in a sealed process, with its own files and the recorded messages alone."""
+    plan, root = subject.plan, subject.root
     cases = read_cases(plan, root, covariates=False)
-    terms = words(plan, len(note.prior))
+    terms = words(plan, len(subject.note.prior))
 
     def start(party: str, folder: Path) -> ProcessChannel:
-        begin = owner(plan, cases, party, (root.resolve(), tuple(trusted), folder / party))
+        begin = owner(plan, cases, party, (root.resolve(), tuple(subject.trusted), folder / party))
         return ProcessChannel({party: begin}, {party: terms[party]}, timeout=plan.training.timeout, folder=folder)
 
     found = []
-    for party in facts.parties:
+    for party in subject.facts.parties:
         with TemporaryDirectory() as folder:
-            found.append(replay(facts, tape, party, lambda party=party, at=Path(folder): start(party, at)))  # type: ignore[misc]
-    return tape, found
+            found.append(replay(subject.facts, tape, party, partial(start, party, Path(folder))))
+    return found
 
 
 def _file(place: Path, party: str, way: str) -> Path:

@@ -83,13 +83,15 @@ def _trained(
     words: Plan, plan: Path, out: Path, wishes: tuple[int, bool, bool], trusted: tuple[str, ...]
 ) -> dict[str, object]:
     """Train, judge and write; ``wishes`` are rounds between states, whether to go on, and whether to keep a tape."""
-    from quiltwork.cli.split.build import session
+    from quiltwork.cli.split.build import parted, session
+    from quiltwork.cli.split.home import events
     from quiltwork.cli.split.owners import processes, saved
     from quiltwork.cli.split.programs import note_openings
     from quiltwork.cli.split.rows import read_cases
 
     save_every, resume, tape = wishes
     cases = read_cases(words, plan.parent, covariates=not words.training.processes)
+    events(words, len(parted(words, len(cases))[0]))  # a budget that cannot be is refused before labels are released
     # labels that were randomised are kept from the start: to begin again with others would be another release
     kept = save_every or resume or words.labels.epsilon is not None or words.training.processes
     states = states_of(out, plan.read_bytes(), resume) if kept else None
