@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quiltwork.cli.evaluate_networks import score_network_models
 from quiltwork.cli.evaluate_tables import score_tables
 from quiltwork.cli.evaluate_text import Sizes, score_text
 from quiltwork.cli.inputs import HeldOutPaths, named_directories, say
+from quiltwork.cli.networks import is_network
 from quiltwork.cli.tables import is_table
 from quiltwork.errors import InvalidOption
 
@@ -22,19 +24,22 @@ NAME = "evaluate"
 HELP = """Score composed models on held-out data: lower is better.
 
 Language models are scored on text, in bits per byte, and need --base. Mixtures of experts are scored on rows of tables,
-in nats per row (negative log-likelihood). Rows: the public base, each composed model, each party alone (for language
-models with --contribution), each model without each party (with --leave-one-out). An owner who may not share held-out
-data runs this at home, on its own only, and hands over the numbers: `quiltwork report` merges them."""
+in nats per row (negative log-likelihood); networks on inputs with labels, in shares of wrong answers or squared errors.
+Rows: the public base, each composed model, each party alone (for language models with --contribution), the ensemble of
+all networks, each model without each party (with --leave-one-out). An owner who may not share held-out data runs this
+at home, on its own only, and hands over the numbers: `quiltwork report` merges them."""
 EXAMPLES = """Examples:
 
 `quiltwork evaluate composed native --base BASE --party acme=acme-test.txt --public wiki=wiki.txt --out scores.json`
 
 `quiltwork evaluate native --base BASE --party acme=test/ --contribution acme --contribution globex --json`
 
-`quiltwork evaluate composed --party a=a-test.parquet --party b=b-test.csv --leave-one-out reduction --json`"""
+`quiltwork evaluate composed --party a=a-test.parquet --party b=b-test.csv --leave-one-out reduction --json`
+
+`quiltwork evaluate evidence=composed stitch=stitched --party ash=ash-test.npz --party oak=oak-test/ --json`"""
 _MOST_COLUMNS = 12
 """More domains than a screen is wide; the scores as JSON and the report have them all."""
-_TEXT, _TABLES = "Language models", "Mixtures of tables"
+_TEXT, _TABLES, _NETWORKS = "Language models", "Mixtures of tables", "Networks"
 
 
 def run(
@@ -66,6 +71,12 @@ def run(
     missing: Annotated[
         str, typer.Option(help="Rows with a missing value: refuse or drop.", rich_help_panel=_TABLES)
     ] = "refuse",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Columns of labels, where held-out inputs are rows of a table. Repeatable.", rich_help_panel=_NETWORKS
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Score file to write.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
@@ -76,8 +87,10 @@ def run(
 
     data = HeldOutPaths.of(party or [], public or [])
     named = named_directories(models)
-    if _all_tables(named, base):
+    if _all_of(named, base, is_table, "mixtures on tables"):
         scores = score_tables(named, data, contribution or [], leave_one_out or [], missing)
+    elif _all_of(named, base, is_network, "composed networks"):
+        scores = score_network_models(named, data, contribution or [], leave_one_out or [], target or [])
     else:
         sizes = Sizes(max_length, max_bytes, batch_size, device, samples)
         scores = score_text(named, base, data, contribution or [], leave_one_out or [], sizes)
@@ -90,22 +103,22 @@ def run(
         print_scores(scores)
 
 
-def _all_tables(models: Mapping[str, Path], base: Path | None) -> bool:
-    """Whether all models are mixtures on tables.
+def _all_of(models: Mapping[str, Path], base: Path | None, is_one: Callable[[Path], bool], what: str) -> bool:
+    """Whether all models are of one ground that has no base.
 
     Raises:
         InvalidOption: some are and some are not, or a base is given for them.
     """
-    of_tables = [name for name, path in models.items() if is_table(path)]
-    if of_tables and len(of_tables) < len(models):
+    found = [name for name, path in models.items() if is_one(path)]
+    if found and len(found) < len(models):
         raise InvalidOption(
-            f"model '{of_tables[0]}'",
-            why="it is a mixture on a table, and another one is a language model",
+            f"model '{found[0]}'",
+            why=f"it is one of {what}, and another model is of another kind",
             mend="Evaluate them apart.",
         )
-    if of_tables and base is not None:
-        raise InvalidOption("--base", why="mixtures on tables have no base", mend="Leave it out.")
-    return bool(of_tables)
+    if found and base is not None:
+        raise InvalidOption("--base", why=f"{what} have no base", mend="Leave it out.")
+    return bool(found)
 
 
 def print_scores(scores: Scores) -> None:
