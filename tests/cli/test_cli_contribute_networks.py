@@ -210,3 +210,45 @@ def test_a_sealed_owner_opens_only_what_was_named(owners: Mapping[str, Path], tm
     assert outcome.code == 1
     assert "its own code fails (PermissionError)" in outcome.err
     assert finish(start(*honest[:-1], "--overwrite")).code == 0
+
+
+# Stitches
+
+
+def test_stitches_are_trained_by_one_owner_and_then_by_another(
+    owners: Mapping[str, Path], published: Mapping[str, Path], tmp_path: Path
+) -> None:
+    both = [word for path in published.values() for word in ("--network", path)]
+    points = [next(iter(open_network(read(path)).points)) for path in published.values()]
+    brief = ("--steps", 3, "--batch-size", 16)
+    words = ("contribute", "stitches", *both, *brief, "--data")
+    first = (*words, owners["north"] / "data.npz", "--party", "north", "--points", ",".join(points))
+    told = done(*first, "--losses", "--out", tmp_path / "a", "--json").json
+    assert told["kind"] == "stitches"
+    assert [one["party"] for one in told["method"]["networks"]] == ["north", "south"]
+    assert len(told["method"]["splices"]) == 2
+    assert told["method"]["training"]["loss_last"] is not None
+    assert "training" in told["releases"]
+    assert len(done(*first, "--one-way", "--out", tmp_path / "b", "--json").json["method"]["splices"]) == 1
+    second = (*words, owners["south"] / "data.npz", "--party", "south", "--start", tmp_path / "a")
+    again = done(*second, "--loss", "penultimate", "--out", tmp_path / "c", "--json").json
+    assert again["method"]["rests_on"] == [told["digest"]]
+    assert again["method"]["training"]["loss_last"] is None
+    assert "average 1:" in done("inspect", tmp_path / "c").out
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "c"}
+
+
+def test_stitches_are_refused_by_name(
+    owners: Mapping[str, Path], published: Mapping[str, Path], tmp_path: Path
+) -> None:
+    both = [word for path in published.values() for word in ("--network", path)]
+    rest = ("--data", owners["north"] / "kept.npz", "--party", "north", "--out", tmp_path / "x")
+    words = ("contribute", "stitches", *both, *rest)
+    refused(*words, names="the points")
+    refused(*words, "--points", "0", names="--points '0'")
+    refused(*words, "--points", "0,9x", names="9x")
+    refused(*words, "--pair", "north,west", "--points", "0,0", names="--pair 'north,west'")
+    refused(*words, "--points", "0,0", "--mode", "sum", names="mode")
+    refused(*words, "--points", "0,0", "--loss", "hinge", names="hinge")
+    refused(*words, "--points", "0,0", "--steps", 0, names="steps")
+    assert not any(tmp_path.iterdir())

@@ -202,6 +202,7 @@ class ModuleMethod(Record):
         signature: what goes in and comes out, and how the network normalises.
         graph: the operators.
         points: where its activations can be read and replaced.
+        rests_on: digests of all contributions whose numbers went in, such as a teacher's network.
         training: how it was made.
     """
 
@@ -210,6 +211,7 @@ class ModuleMethod(Record):
     signature: Signature
     graph: Graph
     points: Annotated[tuple[PointRecord, ...], Field(max_length=4096)]
+    rests_on: Annotated[tuple[Digest, ...], Field(max_length=256)] = ()
     training: ModuleTraining | None = None
 
     @property

@@ -12,7 +12,6 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -31,7 +30,7 @@ def load_module(source: str, weights: Path | None = None) -> nn.Module:
     Args:
         source: a ``.pt2`` file, or a Python file and the function in it that gives the module without arguments, in
             evaluation mode.
-        weights: a state dict to load into it, ``.safetensors``, or ``.pt`` or ``.pth`` of tensors alone.
+        weights: its state dict as safetensors.
 
     Raises:
         InvalidOption: a file cannot be used; the text says why, and the error of the owner's own code is its cause.
@@ -96,16 +95,9 @@ def _program(path: Path) -> nn.Module:
 def _state(path: Path) -> Mapping[str, Tensor]:
     require_readable(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise _unusable(path, f"it cannot be read ({type(error).__name__})") from error
-    except Exception as error:  # pickle errors of many kinds; nothing but tensors is taken from one
-        raise _unusable(path, "it holds more than tensors") from error
-    if not isinstance(found, Mapping) or not all(isinstance(one, Tensor) for one in found.values()):
-        raise _unusable(path, "it is no table of tensors by name")
-    return found
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _unusable(path, f"it cannot be read as safetensors ({type(error).__name__})") from error
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
@@ -119,4 +111,5 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _unusable(path: Path, why: str) -> InvalidOption:
-    return InvalidOption(f"weights '{path}'", why=why, mend="Save the state dict of the same module as .safetensors.")
+    mend = "Write it with safetensors.torch.save_file(module.state_dict(), FILE), for the same module."
+    return InvalidOption(f"weights '{path}'", why=why, mend=mend)

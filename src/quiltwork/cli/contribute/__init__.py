@@ -10,6 +10,7 @@ from quiltwork.cli.contribute import (
     moments,
     outputs,
     statistics,
+    stitches,
 )
 
 NAME = "contribute"
@@ -25,4 +26,4 @@ EXAMPLES = """Examples:
 
 `quiltwork contribute module --module model.py:build --weights w.safetensors --data scans/ --units 0..1 --party a
 --out a --json`"""
-KINDS = (expert, mixture, likelihoods, module, moments, statistics, outputs)
+KINDS = (expert, mixture, likelihoods, module, moments, statistics, stitches, outputs)

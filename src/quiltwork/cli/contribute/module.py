@@ -36,7 +36,7 @@ def run(
     units: options.Units,
     party: options.PartyOption,
     out: options.Out,
-    weights: Annotated[Path | None, typer.Option(help="State dict to load: .safetensors, .pt or .pth.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Its state dict, as safetensors.")] = None,
     shape: options.Shape = None,
     classes: options.Classes = None,
     outputs: Annotated[int | None, typer.Option(help="Numbers that it predicts, where it has no classes.")] = None,
