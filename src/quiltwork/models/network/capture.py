@@ -23,12 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from quiltwork.contribution.network_graph import Form, Signature
-from quiltwork.errors import ExportError, InvalidOption
+from quiltwork.errors import ExportError, InvalidOption, MalformedContribution
 from quiltwork.models.network.network import Network
 from quiltwork.models.network.points import PointFinder
-from quiltwork.models.network.tracing import Plain, traced
+from quiltwork.models.network.tracing import Plain, Trace, traced
 
 _ROWS = 3
+_TRACED_ROWS = (3, 7, 13)
 _CLOSE = 1e-5
 
 
@@ -62,8 +63,7 @@ def capture(
     plain = Plain(module).eval()
     with torch.no_grad(), _small_operators():
         _require_deterministic(plain, x, signature)
-        trace = traced(plain, x)
-        network = Network.from_parts(signature, trace.graph, (), trace.tensors)
+        trace, network = _open_batch(plain, x, signature)
         _require_equal(plain, network, example, x)
         found = PointFinder(plain, network, x, trace.stacks, forms or {}, leading or {}).find(points)
     return Network.from_parts(signature, trace.graph, found, trace.tensors)
@@ -93,6 +93,22 @@ def _require_still(module: nn.Module) -> None:
             raise InvalidOption(
                 f"'{name}'", why=f"it is {tensor.dtype}, and networks are float32", mend="Call .float()."
             )
+
+
+def _open_batch(plain: Plain, x: Tensor, signature: Signature) -> tuple[Trace, Network]:
+    """A graph for any batch size: the exporter can take a size of the module for the batch where the two are equal."""
+    refused: MalformedContribution | None = None
+    for rows in _TRACED_ROWS:
+        trace = traced(plain, x[torch.arange(rows) % len(x)])
+        try:
+            return trace, Network.from_parts(signature, trace.graph, (), trace.tensors)
+        except MalformedContribution as error:
+            refused = error
+    raise ExportError(
+        f"the module {type(plain.module).__name__}",
+        why=f"its graph does not hold for every batch size, or is beyond the limits: {refused}",
+        mend="Compute with x.shape[0] rather than with a number.",
+    ) from refused
 
 
 def _normalised(example: Tensor, signature: Signature) -> Tensor:

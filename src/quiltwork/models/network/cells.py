@@ -27,7 +27,7 @@ def cells(point: PointRecord, value: Tensor) -> Tensor:
     if point.form == "grid":
         return value.permute(0, 3, 1, 2)
     if point.form == "tokens":
-        return value[:, point.leading :].transpose(1, 2).reshape(len(value), point.channels, *point.grid)
+        return value[:, point.leading :].transpose(1, 2).reshape(value.shape[0], point.channels, *point.grid)
     return value[:, :, None, None]
 
 

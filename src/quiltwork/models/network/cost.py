@@ -1,57 +1,105 @@
-"""What a network costs: multiply-adds of the operators that have them.
+"""What a network, a stitched one or an ensemble costs: parameters, multiply-adds, and each parent's share.
 
-    linear, matrix products    numbers given x length of the sums
-    convolution                numbers given x weight of one output channel (transposed: numbers taken x of one input)
-    attention                  queries x keys x (width of the keys + width of the values)
-    pooling over windows       numbers given x size of the window; no multiply-adds, but bounded like them
-
-Everything else is linear in the numbers that it gives, and counts as nothing, as is the custom.
+Nothing is computed: the steps that a setting needs run on tensors without memory, for one input, and are counted by the
+formulas of ``work``. A stitched network shares prefixes between its tails, and pays for parts that no tail stands on
+with nothing; an ensemble pays for all members. A weigher, which reads the raw input, is not counted.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from quiltwork.models.network.execution import Step, execute
+from quiltwork.models.network.network import Network
 from quiltwork.models.network.operators import Value
+from quiltwork.models.network.shapes import start_without_memory
+from quiltwork.models.network.splices import SHARES, SPLICE, bound, of_party
+from quiltwork.models.network.stitched import ENSEMBLE, STITCHED, StitchedNetwork
+from quiltwork.models.network.work import metered, multiply_adds
+
+ADAPTERS = "adapters"
+_META = torch.device("meta")
 
 
-def _inner(args: tuple[Any, ...], out: Tensor) -> int:
-    return out.numel() * args[0].shape[-1]
+@dataclass(frozen=True)
+class Cost:
+    """Of one input in one setting.
+
+    Attributes:
+        parameters: numbers that are held for it: weights, running statistics, adapters.
+        multiply_adds: of one input.
+        shares: multiply-adds by party, and of ``"adapters"`` together; only those that are not zero.
+    """
+
+    parameters: int
+    multiply_adds: int
+    shares: Mapping[str, int]
 
 
-def _addmm(args: tuple[Any, ...], out: Tensor) -> int:
-    return out.numel() * args[1].shape[-1]
+def network_cost(network: Network, party: str = "") -> Cost:
+    """The cost of one network, as the share of ``party``."""
+    found: Counter[str] = Counter()
+
+    def tally(step: Step, args: tuple[Any, ...], value: Value) -> None:
+        found[party] += multiply_adds(step.op, args, value)
+
+    values = start_without_memory(network.graph, network.signature, 1)
+    with torch.no_grad():
+        execute(metered(network.steps, tally), values, [network.graph.output], _META)
+    return Cost(_numbers(network), found.total(), dict(found))
 
 
-def _convolution(args: tuple[Any, ...], out: Tensor) -> int:
-    taken, weight, transposed = args[0], args[1], args[6]
-    moved = taken if transposed else out
-    return moved.numel() * math.prod(weight.shape[1:])
+def cost(model: StitchedNetwork, setting: str | None = None) -> Cost:
+    """The cost of a setting; None: the present one."""
+    setting = setting or model.setting
+    if setting == STITCHED:
+        return _stitched(model)
+    parts = [network_cost(model[party], party) for party in model.parties if setting in (party, ENSEMBLE)]
+    shares = {party: work for part in parts for party, work in part.shares.items()}
+    return Cost(sum(part.parameters for part in parts), sum(shares.values()), shares)
 
 
-def _attention(args: tuple[Any, ...], out: Tensor) -> int:
-    query, key = args[0], args[1]
-    return (query.numel() + out.numel()) * key.shape[-2]
+def costs(model: StitchedNetwork) -> dict[str, Cost]:
+    """The cost of every setting."""
+    return {setting: cost(model, setting) for setting in model.settings}
 
 
-_COUNTS: Mapping[str, Callable[[tuple[Any, ...], Tensor], int]] = MappingProxyType(
-    {
-        "addmm.default": _addmm,
-        "bmm.default": _inner,
-        "convolution.default": _convolution,
-        "linear.default": _inner,
-        "matmul.default": _inner,
-        "mm.default": _inner,
-        "scaled_dot_product_attention.default": _attention,
-    }
-)
+def _stitched(model: StitchedNetwork) -> Cost:
+    found: Counter[str] = Counter()
+    used: set[str] = set()
+
+    def tally(step: Step, args: tuple[Any, ...], value: Value) -> None:
+        used.update(step.takes)
+        if step.op == SPLICE:
+            adapters = model.adapters[int(step.name.split()[1])]
+            found[ADAPTERS] += sum(adapter.multiply_adds for adapter in adapters)
+            found[f"{ADAPTERS} held"] += sum(p.numel() for p in adapters.parameters())
+        else:
+            found[step.name.split("/")[0]] += multiply_adds(step.op, args, value)
+
+    values: dict[str, Value] = {SHARES: None}
+    for party in model.parties:
+        start = start_without_memory(model[party].graph, model[party].signature, 1)
+        values |= {of_party(party, name): value for name, value in start.items()}
+    steps = metered(bound(model.steps, lambda _place: _same_shape), tally)
+    with torch.no_grad():
+        execute(steps, values, model.goals().values(), _META)
+    held = found.pop(f"{ADAPTERS} held", 0)
+    tensors = {name: one for name, one in values.items() if name in used and isinstance(one, Tensor)}
+    inputs = {of_party(party, model[party].graph.input) for party in model.parties}
+    weights = sum(one.numel() for name, one in tensors.items() if name not in inputs)
+    return Cost(weights + held, found.total(), {name: work for name, work in found.items() if work})
 
 
-def multiply_adds(op: str, args: tuple[Any, ...], value: Value) -> int:
-    """Of one operation, from the shapes of what it took and gave."""
-    return _COUNTS[op](args, value) if op in _COUNTS and isinstance(value, Tensor) else 0
+def _same_shape(_shares: Value, raw: Tensor, *_sources: Tensor) -> Tensor:
+    return torch.empty_like(raw)
+
+
+def _numbers(network: Network) -> int:
+    return sum(tensor.numel() for tensor in network.tensors().values())

@@ -24,6 +24,9 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
+
+from quiltwork.models.network.windows import windowed
 
 Value: TypeAlias = Any
 """What a node gives: a tensor, a tuple of tensors, or a whole number."""
@@ -171,8 +174,30 @@ CREATING: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
 )
 """Operators that make a tensor out of numbers; they run on the device of the input."""
 
+_WINDOWED: Mapping[OpOverload, tuple[int, ...]] = MappingProxyType(
+    {
+        aten.adaptive_avg_pool1d.default: (1,),
+        aten.adaptive_avg_pool2d.default: (1,),
+        aten.avg_pool1d.default: (1, 2, 3),
+        aten.avg_pool2d.default: (1, 2, 3),
+        aten.convolution.default: (3, 4, 5, 7),
+        aten.max_pool1d.default: (1, 2, 3, 4),
+        aten.max_pool2d.default: (1, 2, 3, 4),
+        aten.reflection_pad2d.default: (),
+        aten.replication_pad2d.default: (),
+        aten.upsample_bicubic2d.vec: (),
+        aten.upsample_bilinear2d.vec: (),
+        aten.upsample_nearest2d.vec: (),
+    }
+)
+"""Operators on neighbourhoods, and the places of their sizes; see `windows`."""
+
 KEPT = (*_ELEMENTWISE, *_ACROSS, *_ARRANGING, *_LAYERS)
 """Overloads that a capture leaves whole, because they are listed here as they are."""
+
+
+def _name(overload: OpOverload) -> str:
+    return str(overload).removeprefix("aten.")
 
 
 def _item(values: tuple[Value, ...], place: int) -> Value:
@@ -191,6 +216,24 @@ def _cast(value: Tensor, *, dtype: torch.dtype) -> Tensor:
     return value.to(dtype)
 
 
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    if dropout != 0:
+        raise ValueError("attention drops nothing in evaluation mode")
+    return aten.scaled_dot_product_attention.default(
+        query, key, value, mask, 0.0, causal, scale=scale, enable_gqa=enable_gqa
+    )
+
+
 def _gelu_tanh(value: Tensor) -> Tensor:
     return aten.gelu.default(value, approximate="tanh")
 
@@ -201,13 +244,15 @@ def _div_floor(value: Tensor, other: Tensor) -> Tensor:
 
 OPERATORS: Mapping[str, Callable[..., Value]] = MappingProxyType(
     {
-        **{str(overload).removeprefix("aten."): overload for overload in KEPT},
+        **{_name(overload): overload for overload in KEPT},
         **CREATING,
+        **{_name(overload): windowed(overload, sizes) for overload, sizes in _WINDOWED.items()},
         "_to_copy.default": _cast,
         "alias.default": _same,
         "clone.default": _contiguous,
         "div.floor": _div_floor,
         "gelu.tanh": _gelu_tanh,
+        "scaled_dot_product_attention.default": _attention,
         "int.add": operator.add,
         "int.floordiv": operator.floordiv,
         "int.mul": operator.mul,

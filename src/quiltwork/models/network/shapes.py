@@ -6,8 +6,8 @@ would hold. The limits are stated per input of a batch::
 
     one node         2^24 numbers       (64 MiB in float32)
     alive at once    2^28 numbers       without the weights
-    one node         2^36 multiply-adds
-    all nodes        2^40 multiply-adds
+    one node         2^36 multiply-adds, or cells that pooling looks at
+    all nodes        2^40 of them
 
 A graph computes with its batch size, so what holds for two inputs need not hold for three: a network makes this run
 once for every batch size that it meets.
@@ -15,17 +15,18 @@ once for every batch size that it meets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from quiltwork.contribution.network_graph import Graph, Signature
 from quiltwork.errors import MalformedContribution
-from quiltwork.models.network.cost import multiply_adds
 from quiltwork.models.network.execution import MEND, Step, execute
 from quiltwork.models.network.operators import DTYPES, Value
+from quiltwork.models.network.work import metered, steps_through
 
 MOST_NUMBERS = 2**24
 MOST_ALIVE = 2**28
@@ -66,10 +67,11 @@ class _Watch:
         if isinstance(value, Tensor):
             self.shapes[step.name] = tuple(value.shape)
 
-    def count(self, step: Step, work: int) -> None:
+    def count(self, step: Step, args: tuple[Any, ...], value: Value) -> None:
+        work = steps_through(step.op, args, value)
         self.work += work
-        self._limit(step, "multiply-adds:", work, MOST_WORK * self.batch)
-        self._limit(step, "multiply-adds so far:", self.work, MOST_WORK_TOGETHER * self.batch)
+        self._limit(step, "multiply-adds or the like:", work, MOST_WORK * self.batch)
+        self._limit(step, "multiply-adds or the like, so far:", self.work, MOST_WORK_TOGETHER * self.batch)
 
     def let_go(self, value: Value) -> None:
         self.alive -= sum(one.numel() for one in tensors_of(value))
@@ -77,6 +79,15 @@ class _Watch:
     def _limit(self, step: Step, what: str, found: int, most: int) -> None:
         if found > most:
             raise step.refusal(f"{what} {found}, and at most {most} are taken for {self.batch} inputs")
+
+
+def start_without_memory(graph: Graph, signature: Signature, batch: int) -> dict[str, Value]:
+    """What a graph's steps begin with, on the meta device."""
+    start = {
+        name: torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype], device=_META)
+        for name, tensor in graph.tensors.items()
+    }
+    return start | {graph.input: torch.empty((batch, *signature.shape), device=_META)}
 
 
 def shape_run(
@@ -88,13 +99,9 @@ def shape_run(
         MalformedContribution: a node beyond the limits, one that its operator refuses, an output of another shape.
     """
     watch = _Watch(batch)
-    values: dict[str, Value] = {
-        name: torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype], device=_META)
-        for name, tensor in graph.tensors.items()
-    }
-    values[graph.input] = torch.empty((batch, *signature.shape), device=_META)
+    values = start_without_memory(graph, signature, batch)
     with torch.no_grad():
-        execute(_counting(steps, watch), values, [*want, graph.output], _META, watch=watch.see, gone=watch.let_go)
+        execute(metered(steps, watch.count), values, [*want, graph.output], _META, watch=watch.see, gone=watch.let_go)
     known = {name: tuple(value.shape) for name, value in values.items() if isinstance(value, Tensor)} | watch.shapes
     found = {name: known.get(name, ()) for name in (*want, graph.output)}
     if found[graph.output] != (batch, signature.outputs):
@@ -104,24 +111,3 @@ def shape_run(
             mend=MEND,
         )
     return found
-
-
-def _counting(steps: Sequence[Step], watch: _Watch) -> list[Step]:
-    """The same steps; each counts its work before the next runs."""
-    return [_counted(step, watch.count) for step in steps]
-
-
-def _counted(step: Step, count: Callable[[Step, int], None]) -> Step:
-    function = step.function
-
-    def counted(*args: Value, **kwargs: Value) -> Value:
-        value = function(*args, **kwargs)
-        count(step, multiply_adds(step.op, args, value))
-        return value
-
-    return Step(step.name, step.op, counted, step.args, step.kwargs, step.takes)
-
-
-def of_points(shapes: Mapping[str, tuple[int, ...]], node: str) -> tuple[int, ...]:
-    """A value's shape without the batch."""
-    return shapes[node][1:]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
@@ -72,16 +73,24 @@ def traced(plain: Plain, x: Tensor) -> Trace:
     output = program.graph_signature.user_outputs[0]
     start = program.graph_signature.user_inputs[0]
     held = _held(program)
-    whole = Graph(
-        nodes=nodes,
-        tensors={name: _declared(entry, tensor) for name, (entry, tensor) in held.items()},
-        input=str(start),
-        output=str(output),
-    )
-    graph = _pruned(whole)
+    declared = {name: _declared(entry, tensor) for name, (entry, tensor) in held.items()}
+    graph = _pruned(_graph(plain, nodes, declared, str(start), str(output)))
     entries = {tensor.entry for tensor in graph.tensors.values()}
     tensors = {entry: tensor.detach().cpu().clone() for entry, tensor in held.values() if entry in entries}
     return Trace(graph, sent_weights(tensors), _stacks(calls))
+
+
+def _graph(
+    plain: Plain, nodes: tuple[GraphNode, ...], tensors: dict[str, GraphTensor], start: str, output: str
+) -> Graph:
+    try:
+        return Graph(nodes=nodes, tensors=tensors, input=start, output=output)
+    except ValidationError as error:
+        raise ExportError(
+            f"the module {type(plain.module).__name__}",
+            why=f"its graph is none that could be sent: {error.errors()[0]['msg']}",
+            mend="Give a module that computes its output from its input, within the limits of docs/networks.md.",
+        ) from error
 
 
 def _exported(plain: Plain, x: Tensor) -> ExportedProgram:
