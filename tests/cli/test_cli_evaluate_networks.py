@@ -13,6 +13,7 @@ import network_parties as parties
 from quiltwork.compose.combine import Combine
 from quiltwork.compose.method import compose
 from quiltwork.compose.network_alone import NetworkAlone
+from quiltwork.compose.stitch import Stitch
 from quiltwork.evaluate.network_scores import score_networks
 from quiltwork.evaluate.scores import load_scores
 
@@ -66,6 +67,19 @@ def test_owners_score_at_home_and_the_report_merges(place: Path, tmp_path: Path)
     page = (tmp_path / "report.html").read_text()
     assert "Own model" in page
     assert "Knowledge that the others have" in page
+
+
+def test_the_report_shows_where_networks_could_be_stitched(place: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    given = [parties.release(tmp_path, p, one=parties.network(p)) for p in ("ash", "birch")]
+    statistics = [parties.release_pair(tmp_path, p, *given, seed=seed) for seed, p in enumerate(("ash", "birch"))]
+    compose([*given, *statistics], Stitch()).save(tmp_path / "stitched")
+    done("evaluate", f"stitch={tmp_path / 'stitched'}", *held_out(place, "ash"), "--out", tmp_path / "scores.json")
+    page = ("report", tmp_path / "scores.json", "--composite", tmp_path / "stitched", "--out", tmp_path / "page.html")
+    outcome = done(*page, "--json")
+    assert any(path.endswith("candidate-pairs-ash-and-birch.png") for path in outcome.json)
+    assert "Places to stitch" in (tmp_path / "page.html").read_text()
+    refused(*page, *held_out(place, "ash"), names="--party", mend="Leave it out")
 
 
 def test_what_does_not_fit_is_refused(place: Path) -> None:

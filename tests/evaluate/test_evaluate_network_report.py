@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
+import network_parties as parties
+from quiltwork.compose.combine import Combine
+from quiltwork.compose.method import compose
+from quiltwork.compose.stitch import Stitch
 from quiltwork.evaluate.network_plots import candidates_map, classes_map, flips_map, owners_pareto, owners_points
+from quiltwork.evaluate.network_report import fits, network_drawings
 from quiltwork.evaluate.network_views import (
     classes_view,
     decomposition_view,
@@ -18,6 +23,9 @@ from quiltwork.evaluate.network_views import (
 from quiltwork.evaluate.plots import draw_all
 from quiltwork.evaluate.report import write_report
 from quiltwork.evaluate.scores import Cell, Row, Scores
+from quiltwork.models.network.pair_moments import merge
+from quiltwork.models.network.placement import rank
+from quiltwork.models.network.stitches import read_pair_statistics
 
 
 def row(ash: float, oak: float, paired: float | None = 0.01, **extra: float) -> Row:
@@ -159,3 +167,23 @@ def test_pages_of_other_metrics_hold_none_of_it(tmp_path: Path) -> None:
     page = write_report(text, tmp_path / "report.html")[0].read_text()
     assert "Own model" not in page
     assert "by class" not in page
+
+
+def test_every_candidate_is_drawn_once_with_the_stitched_ones_framed(tmp_path: Path, canvases: list[Any]) -> None:
+    given = [parties.release(tmp_path, p, one=parties.network(p)) for p in ("ash", "birch")]
+    sums = [parties.release_pair(tmp_path, p, *given, seed=seed) for seed, p in enumerate(("ash", "birch"))]
+    composites = {
+        "auto": compose([*given, *sums], Stitch()),
+        "named": compose([*given, *sums], Stitch(pair=("birch", "ash"), points=("deep", "pooled"))),
+    }
+    (drawing,) = network_drawings(composites)
+    assert drawing.stem == "candidate-pairs-ash-and-birch"
+    merged = merge([read_pair_statistics(one) for one in sums])
+    found = fits(merged)
+    candidates = rank(merged)
+    assert found == {(one.a, one.b): (one.a_to_b + one.b_to_a) / 2 for one in candidates}
+    axes = canvases[-1].axes[0]
+    rows, columns = ([tick.get_text() for tick in ticks] for ticks in (axes.get_yticklabels(), axes.get_xticklabels()))
+    framed = {(rows[round(p.get_y() + 0.47)], columns[round(p.get_x() + 0.47)]) for p in axes.patches}
+    assert ("pooled", "deep") in framed
+    assert network_drawings({"plain": compose(given, Combine())}) == []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quiltwork.cli.inputs import HeldOutPaths, named_directories, print_json, say
+from quiltwork.cli.networks import is_network, open_network
 from quiltwork.cli.tables import held_out_rows, open_mixtures
 from quiltwork.errors import InvalidOption
 
@@ -22,7 +23,8 @@ HELP = """Draw scores as one self-contained HTML page, with PNG plots and JSON b
 
 Several score files are merged: every owner can evaluate on its own machine and hand over numbers only. With --composite
 the page also shows composed mixtures of experts: their experts along the features that matter most, their gates, which
-machines took part; and with --party how the likelihood grows with their number. Rows are never drawn unless you ask.
+machines took part; and with --party how the likelihood grows with their number. Rows are never drawn unless you ask. Of
+composed networks it shows where they could be stitched, by the owners' released statistics alone.
 
 Run directories of `quiltwork split train` make a page of their own: scores of the composed model and of parties alone,
 run beside run, training losses, and each run's certificate. A run may be named: NAME=DIRECTORY."""
@@ -43,7 +45,8 @@ def run(
     scores: Annotated[list[Path], typer.Argument(help="Files that `quiltwork evaluate` wrote, or run directories.")],
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
     composite: Annotated[
-        list[Path] | None, typer.Option(help="A composed mixture of experts, or NAME=DIRECTORY. Repeatable.")
+        list[Path] | None,
+        typer.Option(help="A mixture of experts or networks, composed; or NAME=DIRECTORY."),
     ] = None,
     party: Annotated[
         list[str] | None, typer.Option(help="PARTY=held-out rows, for figures of --composite. Repeatable.")
@@ -110,12 +113,24 @@ def _sessions(runs: Sequence[Path], out: Path, asked: object) -> list[Path]:
 
 
 def _figures(paths: Sequence[Path], data: HeldOutPaths, scores: Scores, show_rows: bool, missing: str) -> list[Drawing]:
-    """Figures of composed mixtures; where no rows are given, ranges come from what the machines released."""
+    """Figures of composed models; of mixtures without rows, ranges come from what the machines released."""
+    named = named_directories(paths)
+    if any(is_network(path) for path in named.values()):
+        return _of_networks(named, data)
     from quiltwork.evaluate.table_report import table_drawings
 
-    composites, table = open_mixtures(named_directories(paths))
+    composites, table = open_mixtures(named)
     rows = held_out_rows(table, data.parties, missing) if data.parties else _summarised(composites)
     return table_drawings(composites, rows, scores, show_rows=show_rows, curve=bool(data.parties))
+
+
+def _of_networks(named: Mapping[str, Path], data: HeldOutPaths) -> list[Drawing]:
+    """Figures of composed networks, which need no rows."""
+    from quiltwork.evaluate.network_report import network_drawings
+
+    if data.parties:
+        raise InvalidOption("--party", why="figures of networks are drawn from statistics", mend="Leave it out.")
+    return network_drawings({name: open_network(path) for name, path in named.items()})
 
 
 def _summarised(composites: Mapping[str, TableComposite]) -> dict[str, Any]:
