@@ -119,6 +119,8 @@ def statistics(
     party: str, parts: Sequence[str], embedding: Embedding = EMBEDDING, form: str = "per_class"
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Declared statistics of a party's images, and their tensors."""
+    if not parts:
+        return (), {}
     rows, declared, tensors = embed(embedding, inputs(party).reshape(60, -1)), [], {}
     if "inputs" in parts:
         summary = CovariateSummary.from_rows(rows, components=2, minimum_rows=5)
@@ -151,6 +153,12 @@ def release(
     )
     tensors |= {f"module.{name}": tensor for name, tensor in sent_weights(one.tensors()).items()}
     return _write(place, party, method, tensors, TaskReference.of(one.signature), declared)
+
+
+def release_statistics(place: Path, party: str, declared: Sequence[Any], tensors: Mapping[str, Any]) -> Contribution:
+    """A contribution of kind ``moments`` with statistics as they are."""
+    found = {name: torch.tensor(array) for name, array in tensors.items()}
+    return _write(place, party, MomentsMethod(), found, TaskReference.of(signature()), declared)
 
 
 def release_outputs(place: Path, party: str, networks: Mapping[str, Network]) -> Contribution:

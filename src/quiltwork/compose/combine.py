@@ -33,6 +33,7 @@ from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import InvalidOption, MissingPart
 from quiltwork.models.network.combined import CombinedNetworks
 from quiltwork.models.network.combining import NumberRule, Rule
+from quiltwork.models.network.network import Network
 from quiltwork.models.network.stacking import stack
 
 Weights: TypeAlias = Literal["uniform", "evidence", "stacked"] | Mapping[str, float]
@@ -96,7 +97,7 @@ class Combine:
         if self.weights == "evidence":
             weigher = evidence_weigher(task, members, self.evidence)
             return NetworkSolution(CombinedNetworks(networks, rule, weigher), figures={"rule": rule})
-        weights = self._shares(members, tuple(networks))
+        weights = self._shares(members, networks)
         figures: dict[str, JsonValue] = {"rule": rule, "weights": dict(zip(networks, weights, strict=True))}
         return NetworkSolution(CombinedNetworks(networks, rule, weights), figures=figures)
 
@@ -110,14 +111,14 @@ class Combine:
             )
         return rule
 
-    def _shares(self, members: Sequence[Member], parties: Sequence[str]) -> tuple[float, ...]:
+    def _shares(self, members: Sequence[Member], networks: Mapping[str, Network]) -> tuple[float, ...]:
         if self.weights == "stacked":
-            return stacked_shares(members, parties)
-        return shares(parties, self.weights if isinstance(self.weights, Mapping) else {})
+            return stacked_shares(members, networks)
+        return shares(tuple(networks), self.weights if isinstance(self.weights, Mapping) else {})
 
 
-def stacked_shares(members: Sequence[Member], parties: Sequence[str]) -> tuple[float, ...]:
-    """The shares of ``parties`` that fit the rows of all owners who released sums of everybody's outputs.
+def stacked_shares(members: Sequence[Member], networks: Mapping[str, Network]) -> tuple[float, ...]:
+    """The shares of ``networks`` that fit the rows of all owners who released sums of everybody's outputs.
 
     Raises:
         MissingPart: nobody did, or somebody's sums do not speak of one of the parties.
@@ -129,20 +130,20 @@ def stacked_shares(members: Sequence[Member], parties: Sequence[str]) -> tuple[f
             why="no owner released how the networks' outputs fit its rows (part 'outputs')",
             mend="Ask one owner or more for it: quiltwork contribute outputs; or use other weights.",
         )
-    gram, cross = np.zeros((len(parties),) * 2), np.zeros(len(parties))
+    gram, cross = np.zeros((len(networks),) * 2), np.zeros(len(networks))
     for contribution in found:
-        at = [_place(contribution, party) for party in parties]
+        at = [_place(contribution, party, networks[party].digest) for party in networks]
         gram += contribution.tensor("outputs.gram").numpy()[np.ix_(at, at)]
         cross += contribution.tensor("outputs.cross").numpy()[at]
     return tuple(map(float, stack(gram, cross)))
 
 
-def _place(contribution: Contribution, party: str) -> int:
-    known = [reference.party for reference in about(contribution)]
-    if party not in known:
+def _place(contribution: Contribution, party: str, digest: str) -> int:
+    known = [(reference.party, reference.digest) for reference in about(contribution)]
+    if (party, digest) not in known:
         raise MissingPart(
             f"the contribution of party '{contribution.party}' of kind 'outputs'",
             why=f"it says nothing of the module of party '{party}'",
             mend="Ask for one about all modules that are composed.",
         )
-    return known.index(party)
+    return known.index((party, digest))

@@ -14,9 +14,9 @@ from quiltwork.composite.network_members import (
     Member,
     about,
     in_order,
+    leaves,
     members_of,
     modules_of,
-    rests_on,
     settled,
     task_of,
 )
@@ -104,25 +104,27 @@ def checked(contributions: Sequence[Contribution], method: NetworkMethod) -> tup
 
 
 def _require_these_weights(contributions: Sequence[Contribution]) -> None:
-    modules = modules_of(contributions)
+    """Whoever speaks of a party's network speaks of one that is given, or of a party that is not here at all."""
+    given: dict[str, list[str]] = {}
+    for contribution in contributions:
+        for party, digest in modules_of([contribution]).items():
+            given.setdefault(party, []).append(digest)
     for contribution in contributions:
         for reference in about(contribution):
-            found = modules.get(reference.party, reference.digest)
-            if found != reference.digest:
+            found = given.get(reference.party, [reference.digest])
+            if reference.digest not in found:
                 raise TaskMismatch(
                     f"the contribution of party '{contribution.party}' of kind '{contribution.kind}'",
                     why=f"it is about weights {reference.digest[:19]}… of party '{reference.party}', and the module "
-                    f"given is {found[:19]}…",
+                    f"given is {found[0][:19]}…",
                     mend="Ask for one about the module that is given, or give the module that it is about.",
                 )
 
 
 def _require_one_each(contributions: Sequence[Contribution]) -> None:
     """Of one party, no two contributions say the same: a part of its own twice, or a part about the same modules."""
-    followed = {digest for c in contributions for digest in rests_on(c)}
-    leaves = [c for c in contributions if not ("stitches" in c.parts and c.digest in followed)]
     seen: dict[object, str] = {}
-    for contribution, part in ((c, part) for c in leaves for part in sorted(c.parts)):
+    for contribution, part in ((c, part) for c in leaves(contributions) for part in sorted(c.parts)):
         # whoever tells twice how outputs fit its rows would count them twice, whichever networks it speaks of
         subject = () if part == "outputs" else about(contribution)
         before = seen.setdefault((contribution.party, part, frozenset(subject)), contribution.digest)

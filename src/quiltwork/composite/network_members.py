@@ -6,12 +6,15 @@ another, stitches that it trained, how well everybody's outputs fit its rows. To
 
     settled(S) = the largest part of S whose contributions are about modules in S and rest on contributions in S
 
+Of one party, what it took further itself (a module after a transfer, stitches after more training) gives way to the
+last, and stands in again when that leaves with somebody else it rested on.
+
 Composing, opening and leaving all go through ``settled``, which is why taking a party out is composing the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -47,7 +50,7 @@ class Member:
 
     Attributes:
         party: its name.
-        contributions: what it handed over, at least one.
+        contributions: what it handed over and did not take further itself, at least one.
     """
 
     party: str
@@ -118,9 +121,9 @@ def in_order(contributions: Iterable[Contribution]) -> tuple[Contribution, ...]:
     return tuple(sorted(set(contributions), key=lambda c: (c.party, c.kind, c.digest)))
 
 
-def members_of(contributions: Sequence[Contribution]) -> tuple[Member, ...]:
-    """Contributions in order, gathered by party."""
-    return tuple(Member(party, tuple(its)) for party, its in groupby(contributions, key=lambda c: c.party))
+def members_of(contributions: Iterable[Contribution]) -> tuple[Member, ...]:
+    """The contributions that count, gathered by party; see `leaves`."""
+    return tuple(Member(party, tuple(its)) for party, its in groupby(leaves(contributions), key=lambda c: c.party))
 
 
 def task_of(contribution: Contribution) -> TaskReference:
@@ -139,35 +142,45 @@ def task_of(contribution: Contribution) -> TaskReference:
 
 
 def modules_of(contributions: Iterable[Contribution]) -> dict[str, str]:
-    """Digest of each party's module."""
-    return {c.party: c.manifest.method.network for c in contributions if isinstance(c.manifest, ModuleManifest)}
+    """Digest of each party's network: the last one, where one of its modules rests on another of its own."""
+    found = leaves(c for c in contributions if c.kind == "module")
+    return {c.party: c.manifest.method.network for c in found if isinstance(c.manifest, ModuleManifest)}
 
 
 def about(contribution: Contribution) -> tuple[ModuleReference, ...]:
-    """The modules of others, or its own, that a contribution speaks of; none for a module and for moments."""
+    """The networks of others, or its own, that a contribution speaks of; none for a module and for moments."""
     return contribution.manifest.method.about if isinstance(contribution.manifest, NetworkManifest) else ()
 
 
 def rests_on(contribution: Contribution) -> frozenset[str]:
     """Digests of the contributions whose numbers went into this one."""
-    manifest = contribution.manifest
-    return frozenset(manifest.method.rests_on) if isinstance(manifest, StitchesManifest) else frozenset()
+    return frozenset(getattr(contribution.manifest.method, "rests_on", ()))
+
+
+def leaves(contributions: Iterable[Contribution]) -> tuple[Contribution, ...]:
+    """In order, without those that another of the same party and kind rests on, directly or through others."""
+    given = in_order(contributions)
+    below = {c.digest: rests_on(c) for c in given}
+    for _ in given:
+        below = {digest: grounds.union(*(below.get(g, ()) for g in grounds)) for digest, grounds in below.items()}
+    followed = {(c.party, c.kind, digest) for c in given for digest in below[c.digest]}
+    return tuple(c for c in given if (c.party, c.kind, c.digest) not in followed)
 
 
 def settled(contributions: Iterable[Contribution]) -> tuple[Contribution, ...]:
-    """In order, without those about modules of parties that are not there, or resting on what is not there.
+    """In order, without those about networks that are not there, or resting on what is not there.
 
     Sums about the outputs of many networks stay while one of these is there: numbers about others are not used.
     """
     kept = in_order(contributions)
     while True:
-        modules, digests = modules_of(kept).keys(), {c.digest for c in kept}
+        modules, digests = modules_of(kept), {c.digest for c in kept}
         stands = tuple(c for c in kept if _is_about(c, modules) and rests_on(c) <= digests)
         if len(stands) == len(kept):
             return kept
         kept = stands
 
 
-def _is_about(contribution: Contribution, parties: Collection[str]) -> bool:
-    present = [reference.party in parties for reference in about(contribution)]
+def _is_about(contribution: Contribution, modules: Mapping[str, str]) -> bool:
+    present = [modules.get(reference.party) == reference.digest for reference in about(contribution)]
     return (any if isinstance(contribution.manifest, OutputsManifest) else all)(present) or not present
