@@ -34,7 +34,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from quiltwork.errors import InvalidOption, LostParty
+from quiltwork.errors import AlteredFrame, InvalidOption, LostParty
 from quiltwork.session.frames import Kind, Message, Opener, Refusal, Schema, Sealer, Spec
 
 Direction = Literal["down", "up"]
@@ -160,8 +160,16 @@ class ComposerEnd:
         return frame
 
     def open(self, frame: bytes) -> Message:
-        """The message of a frame; a refusal becomes an error."""
-        message = self._opener.open(frame)
+        """The message of a frame; a refusal becomes an error.
+
+        Raises:
+            AlteredFrame: it is not what was declared; the party is named.
+            LostParty: the party refuses.
+        """
+        try:
+            message = self._opener.open(frame)
+        except AlteredFrame as error:
+            raise AlteredFrame(f"{error.what} of party '{self._party}'", why=error.why, mend=error.mend) from error
         self._log.note(self._party, "up", message, frame)
         if message.kind is Kind.REFUSED and message.array is not None:
             code = int(message.array[0])
