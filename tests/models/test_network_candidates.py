@@ -37,7 +37,7 @@ def test_only_the_ends_of_layers_that_every_path_passes():
     found = stitch_points(network)
     assert [n for n in found if n.startswith("stem")] in (["stem"], ["stem.3"])
     assert [n for n in found if n.startswith("body")] == ["body.0"]
-    assert [n for n in found if n.startswith("head")] == ["head.1", "head.3"]
+    assert [n for n in found if n.startswith("head")] == ["head.0", "head.3"]
     assert all("norm" not in name and "first" not in name for name in found)
     assert all(network.points[name].cut for name in found)
 
@@ -46,3 +46,10 @@ def test_the_input_in_another_shape_is_no_candidate():
     module = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
     network = capture(module, torch.rand(4, 1, 2, 2), signature=Signature(shape=(1, 2, 2), units="0..1", outputs=2))
     assert stitch_points(network) == ["2"]
+
+
+def test_a_map_is_kept_rather_than_its_flattening():
+    module = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Dropout(), nn.Flatten(), nn.Dropout(), nn.Linear(48, 2))
+    example = torch.rand(4, 1, 6, 6)
+    network = capture(module.eval(), example, signature=Signature(shape=(1, 6, 6), units="0..1", outputs=2))
+    assert [network.points[name].shape for name in stitch_points(network)] == [(3, 4, 4)]

@@ -153,7 +153,9 @@ def test_too_few_images_are_refused_with_the_reason(networks):
     with pytest.raises(FragmentError, match="held_out"):
         pair_statistics(*networks, images(300), replace(ORDER, held_out=0.1))
     wide = captured(cnn(0, (6, 80, 8)))
-    with pytest.raises(FragmentError, match="160 are needed"):
+    with pytest.raises(
+        FragmentError, match=r"160 are needed.*narrower points.*: 0, 3 of the first network, 2, 4 of the second"
+    ):
         pair_statistics(wide, networks[1], images(150), replace(ORDER, held_out=0.0))
     with pytest.raises(FragmentError, match="400 are needed"):
         pair_statistics(*networks, images(300), replace(ORDER, held_out=0.0, minimum_rows=400))

@@ -258,12 +258,19 @@ def _ready(
 def _require_enough(images: int, fold: Fold, layout: PairLayout, order: StatisticsOrder, place: str) -> None:
     least = order.least(layout)
     if images < least:
-        raise FragmentError(
-            place,
-            why=f"fold '{fold}' has {images} images, and {least} are needed: a Gram of few images, or of fewer than "
-            f"twice its channels, comes close to the images themselves",
-            mend="Give more images, choose narrower points, hold none out (held_out=0), or ask for noise.",
-        )
+        few = f"fold '{fold}' has {images} images, and {least} are needed"
+        why = f"{few}: a Gram of few images, or of fewer than twice its channels, comes close to the images themselves"
+        raise FragmentError(place, why=why, mend=_narrower(images, layout))
+
+
+def _narrower(images: int, layout: PairLayout) -> str:
+    """Which points would do."""
+    sides = [[point for point in side if 2 * point.channels <= images] for side in (layout.a, layout.b)]
+    others = "give more images, hold none out (held_out=0), or ask for noise."
+    if images < FEWEST or not all(sides) or sides == [list(layout.a), list(layout.b)]:
+        return others[0].upper() + others[1:]
+    a, b = (_names(side) for side in sides)
+    return f"Name narrower points, the same at all owners: {a} of the first network, {b} of the second; or {others}"
 
 
 def _require_finite(layout: PairLayout, tensors: Mapping[str, Array]) -> None:

@@ -2,10 +2,11 @@
 
 A point is left out
 
-    if some path from the input to the output does not pass it     the bypass would keep the old activation
-    if no weight lies before it                                    it holds the input itself, in another shape
-    if all that follows it is normalisation, activation or pooling the point after that is the end of the same layer
-    if it is the output                                            stitching there is an ensemble
+    if some path from the input to the output does not pass it        the bypass would keep the old activation
+    if no weight lies before it                                       it holds the input itself, in another shape
+    if it only reshapes an earlier point                              it holds the same numbers
+    if all that follows it is normalisation, activation or pooling    the end of the same layer comes after that
+    if it is the output                                               stitching there is an ensemble
 
 >>> from quiltwork.contribution.network_graph import Graph, GraphNode, GraphTensor, PointRecord, Signature
 >>> ref = lambda name: {"node": name}
@@ -47,32 +48,60 @@ PASSING = frozenset(
         "relu.default",
         "silu.default",
         "tanh.default",
-        "view.default",
     )
 )
 """Operators that end a layer rather than begin one."""
 
-_SEEN_THROUGH = frozenset(("getitem", "alias.default", "clone.default"))
+RESHAPING = frozenset(
+    (
+        "alias.default",
+        "clone.default",
+        "getitem",
+        "permute.default",
+        "squeeze.dims",
+        "unsqueeze.default",
+        "view.default",
+    )
+)
+"""Operators that give the numbers they take."""
 
 
 def stitch_points(network: Network) -> list[str]:
     """Names of the points, by depth."""
-    weighted = _after_weights(network)
-    followers: dict[str, set[str]] = {}
-    for step in reversed(network.steps):
-        if step.op == "size.int":
-            continue
-        own = followers.get(step.name, set()) if step.op in _SEEN_THROUGH else {step.op}
-        for name in step.takes:
-            followers.setdefault(name, set()).update(own)
+    weighted, followers, origins = _after_weights(network), _followers(network), _origins(network)
+    held = {point.node for point in network.points.values() if point.cut}
     # submodules that hand on one value are one point, the last of them named
     found = {
         point.node: name
         for name, point in network.points.items()
-        if point.cut and point.node in weighted and not followers.get(point.node, {"none"}) <= PASSING
+        if point.cut
+        and point.node in weighted
+        and not origins.get(point.node, set()) & held
+        and not followers.get(point.node, {"none"}) <= PASSING
     }
     found.pop(network.graph.output, None)
     return list(found.values())
+
+
+def _followers(network: Network) -> dict[str, set[str]]:
+    """For each value the operators that take it, in whatever shape."""
+    found: dict[str, set[str]] = {}
+    for step in reversed(network.steps):
+        if step.op == "size.int":
+            continue
+        own = found.get(step.name, set()) if step.op in RESHAPING else {step.op}
+        for name in step.takes:
+            found.setdefault(name, set()).update(own)
+    return found
+
+
+def _origins(network: Network) -> dict[str, set[str]]:
+    """For each value that only reshapes others, those others."""
+    found: dict[str, set[str]] = {}
+    for step in network.steps:
+        if step.op in RESHAPING:
+            found[step.name] = {*step.takes}.union(*(found.get(name, set()) for name in step.takes))
+    return found
 
 
 def _after_weights(network: Network) -> set[str]:
