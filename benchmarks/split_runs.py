@@ -57,7 +57,8 @@ def mode_of(name: str, task: Task, target: ClassTarget, seed: int, width: int, p
     if name == "joint":
         return Joint(composer(task, seed, width, plan), dict.fromkeys(task.fragments, width))
     heads = {
-        p: Component.built(lambda: nn.Linear(width, task.classes), plan, name=f"head of {p}", seed=seed)
+        # as deep as the composer of joint mode
+        p: Component.built(lambda: mlp(width, task.classes, [64]), plan, name=f"head of {p}", seed=seed)
         for p in task.fragments
     }
     return Isolated(heads, Product(target.prior()))
