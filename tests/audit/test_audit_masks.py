@@ -85,6 +85,14 @@ def test_activations_in_the_open_are_no_secure_sum() -> None:
         masks(facts, tape)
 
 
+def test_too_few_answers_prove_nothing() -> None:
+    data, dealt = fragments()[0], seats(NAMES)
+    run = summed(Tape(local({p: summand(p, data[p], dealt[p]) for p in NAMES})))
+    run.predict(np.arange(1))  # four numbers
+    found = of(facts_of(run.records()), run.channel._channel)
+    assert found.standing("G6").why == "check 'masks' proves nothing: it did not catch the breach that was planted"
+
+
 def test_rows_have_no_bound_where_their_sum_crosses(honest: tuple[Facts, Tape]) -> None:
     ledger = next(c for c in certify(honest[0]).checks if c.name == "record-ledger")
     assert not ledger.passed

@@ -29,11 +29,9 @@ from quiltwork.session.frames import Kind
 
 Words = NDArray[np.uint64]
 
-LEAST_VALUES = 160
-"""Values of a party below which nothing is judged: ten a cell."""
-
 GREATEST_SPREAD = 110.0
-"""Of chi squared over sixteen cells; uniform values pass it with a probability below 1e-15."""
+"""Of chi squared over sixteen cells; many uniform values pass it with a probability below 1e-15. Fewer than eight
+cannot, whatever they are; the control says so."""
 
 
 def masks(facts: Facts, tape: Tape) -> Check:
@@ -45,11 +43,11 @@ def masks(facts: Facts, tape: Tape) -> Check:
 
     Raises:
         AlteredRecords: the tape is of another session.
-        InvalidOption: too few values crossed under masks, or parties did not answer alike.
+        InvalidOption: nothing crossed under masks, or parties did not answer alike.
     """
     require_genuine(tape, facts)
     answers = {party: _masked(tape, party) for party in facts.parties}
-    _require_enough(answers)
+    _require_alike(answers)
     spreads = {party: _worst(answers, party, own) for party, own in answers.items()}
     passed = max(spreads.values()) <= GREATEST_SPREAD
     caught = all(_worst(answers, party, planted) > GREATEST_SPREAD for party, planted in _plants(answers))
@@ -86,7 +84,7 @@ def _worst(answers: Mapping[str, Sequence[Words]], party: str, own: Sequence[Wor
     """The largest spread of what one party said, alone, from answer to answer, and with all but one other."""
     found = [spread(np.concatenate(own))]
     steps = [after[: len(before)] - before[: len(after)] for before, after in pairwise(own)]
-    if sum(map(len, steps)) >= LEAST_VALUES:
+    if steps:
         found.append(spread(np.concatenate(steps)))
     for absent in answers:
         rest = [answers[other] for other in answers if other not in (party, absent)]
@@ -108,7 +106,7 @@ def _plants(answers: Mapping[str, Sequence[Words]]) -> list[tuple[str, list[Word
     found = [(party, sums) for party in answers]
     for party, own in answers.items():
         mask = np.resize(own[0], max(map(len, own)))
-        if sum(map(len, own)) - len(own[0]) >= LEAST_VALUES:
+        if len(own) > 1:
             found.append((party, [mask[: len(one)] + one for one in sums]))
     return found
 
@@ -117,11 +115,11 @@ def _size(answers: Mapping[str, Sequence[Words]]) -> int:
     return sum(len(one) for one in next(iter(answers.values())))
 
 
-def _require_enough(answers: Mapping[str, Sequence[Words]]) -> None:
+def _require_alike(answers: Mapping[str, Sequence[Words]]) -> None:
     shapes = {tuple(map(len, own)) for own in answers.values()}
-    if len(shapes) != 1 or _size(answers) < LEAST_VALUES:
+    if len(shapes) != 1 or not _size(answers):
         raise InvalidOption(
             "the masks of a sum",
-            why=f"parties have not answered alike, or fewer than {LEAST_VALUES} values crossed under masks",
-            mend="Tape a whole session, of more rows or rounds.",
+            why="parties have not answered alike, or nothing crossed under masks",
+            mend="Tape a whole session of a secure sum.",
         )
