@@ -153,6 +153,14 @@ def test_rounds_that_do_not_cross_are_neither_saved_nor_taped(tmp_path: Path) ->
     refused(*train, "--tape", names="--tape")
 
 
+def test_a_label_party_released_them_and_is_asked_nothing(tmp_path: Path) -> None:
+    words = private(tmp_path)
+    words.write_text(words.read_text().replace(LABELS[1], LABELS[1] + '\nparty = "registry"'))
+    result = done("split", "train", words, "--out", tmp_path / "run", "--json").json
+    assert {"G7a", "G7b", "G10"} <= set(result["held"])
+    assert [c for c in facts(tmp_path / "run").crossed if c.party == "registry"] == []
+
+
 def test_an_interrupted_training_begins_again_with_the_labels_that_were_released(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +186,7 @@ def test_a_delta_that_lets_a_row_be_published_and_bounds_of_other_columns_are_re
     text = words.read_text()
     words.write_text(text.replace("epsilon = 20.0\n", "epsilon = 20.0\ndelta = 0.1\n", 1))
     refused("split", "train", words, "--out", tmp_path / "run", names=("parties.bank.delta", "64 rows"))
+    assert not (tmp_path / "run.states").exists(), "nothing was released"
     words.write_text(text.replace(*REFUSED["columns ['x7'"], 1))
     refused("split", "train", words, "--out", tmp_path / "two", names=("parties.bank.bounds", "column 'x1'"))
 

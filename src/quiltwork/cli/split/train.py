@@ -99,12 +99,12 @@ def _trained(
     channel = None
     if words.training.processes and states is not None:
         channel = processes(words, cases, plan.parent.resolve(), trusted, states.resolve(), released)
-    started = session(
-        words, cases, plan.parent, trusted=trusted, folder=states, save_every=save_every,
-        released=released, channel=channel, taped=tape,
-    )  # fmt: skip
-    live = started.run
     try:
+        started = session(
+            words, cases, plan.parent, trusted=trusted, folder=states, save_every=save_every,
+            released=released, channel=channel, taped=tape,
+        )  # fmt: skip
+        live = started.run
         resumed = _resumed(live, tape) if resume else 0
         note_openings(live)
         live.train()
@@ -113,7 +113,8 @@ def _trained(
             words, plan.read_bytes(), cases, (started, released), (out, components), save_every, resumed
         )
     finally:
-        live.channel.close()
+        if channel is not None:
+            channel.close()
     if states is not None:
         shutil.rmtree(states, ignore_errors=True)
     return result
