@@ -195,6 +195,26 @@ def test_it_ends_well_when_its_node_stopped(place: Path) -> None:
         asked(pair.path, b"")
 
 
+def test_a_frame_after_the_farewell_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The owner's side may not have seen yet that the process is gone."""
+    channel = RelayChannel({"ash": Begin("leaving")}, {"ash": TERMS})
+    pair = channel._pairs["ash"]
+    answer = pair.resident._answer
+
+    def twice(frame: bytes) -> bytes:
+        found = answer(frame)
+        pair.resident._process._process.join(20)
+        answer(frame)
+        return found
+
+    monkeypatch.setattr(pair.resident, "_answer", twice)
+    with pytest.raises(LostParty):
+        channel.call("ash", Message(Kind.STOP))
+    pair.served.join(20)
+    assert pair.why == ""
+    channel.close()
+
+
 @pytest.mark.parametrize(
     ("channel", "why"), [("dying", "ended"), ("silent", "silent within the timeout")], indirect=["channel"]
 )

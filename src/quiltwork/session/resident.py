@@ -107,7 +107,12 @@ class Resident:
         while self._sentinel not in (ready := self._waited(patience)):
             if not ready:
                 raise lost(self._party, f"nobody asked it anything for {patience} seconds")
-            self._visit()
+            try:
+                self._visit()
+            except LostParty:
+                # a frame that comes after the farewell finds nobody, and that is no failure
+                if self._process.end() != 0:
+                    raise
         if self._process.end() != 0:
             raise lost(self._party, "its process ended")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from quiltwork.cli.split.plan import Plan, read_plan
 from quiltwork.cli.split.programs import note_openings, with_outcomes
 from quiltwork.cli.split.rows import LABELS, Cases, coded, label_words
 from quiltwork.cli.split.train import released_labels, states_of, write_finished
-from quiltwork.errors import InvalidOption, StorageError, TableMismatch
+from quiltwork.errors import InvalidOption, QuiltworkError, StorageError, TableMismatch
 from quiltwork.models.split.component import Component
 from quiltwork.party.alignment import SameRows, require_equal_counts
 from quiltwork.session.flower import FlowerChannel
@@ -108,8 +109,11 @@ def train_apart(grid: Any, orders: Orders) -> dict[str, object]:
         live.train()
         places = (orders.out, lambda: _kept_by_owners(live, states))
         result = write_finished(plan, data, cases, (started, released), places, orders.save_every, resumed)
-    finally:
-        live.channel.close()
+    except BaseException:
+        # owners' processes stay until they are told to stop
+        with suppress(QuiltworkError):
+            live.close()
+        raise
     shutil.rmtree(states, ignore_errors=True)
     return result
 

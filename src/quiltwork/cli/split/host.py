@@ -81,7 +81,7 @@ def run(
         finally:
             # its keys are spent
             invitation.unlink(missing_ok=True)
-    say(f"the session is over; the component is in '{folder}'")
+    say(f"the session is over; what was saved is in '{folder}'")
 
 
 def _opened(
