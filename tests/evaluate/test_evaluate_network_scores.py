@@ -23,6 +23,7 @@ from quiltwork.evaluate.network_means import class_rates
 from quiltwork.evaluate.network_scores import score_networks
 from quiltwork.evaluate.pooling import pooled_methods
 from quiltwork.evaluate.scores import Scores, from_json
+from quiltwork.models.network.cost import network_cost
 
 TASK = TaskReference.of(parties.signature())
 
@@ -113,6 +114,14 @@ def test_owners_score_apart_and_merge(scores: Scores, composites: dict[str, Netw
         assert merged.methods[name].domains == row.domains
     assert {p: row.domains for p, row in merged.alone.items()} == {p: row.domains for p, row in scores.alone.items()}
     assert from_json(merged.to_json()) == merged
+
+
+def test_work_is_that_of_the_networks_that_run(scores: Scores) -> None:
+    each = {p: network_cost(parties.network(p)).multiply_adds for p in parties.PARTIES}
+    assert scores.alone["ash"].extra["multiply_adds"] == each["ash"] > 0
+    assert scores.methods["ensemble"].extra["multiply_adds"] == sum(each.values())
+    assert scores.methods["evidence"].extra["multiply_adds"] == sum(each.values())
+    assert scores.methods["only birch"].extra["multiply_adds"] == each["birch"]
 
 
 def test_words_fit_the_metric(scores: Scores) -> None:

@@ -19,6 +19,9 @@ ENSEMBLE = "ensemble"
 FLIPS = "flips: "
 """Before the name of the other party."""
 
+MULTIPLY_ADDS = "multiply_adds"
+"""Of a row: multiply-adds an input."""
+
 
 def class_keys(name: str) -> tuple[str, str]:
     """The names of the two means of a class."""

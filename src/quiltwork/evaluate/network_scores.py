@@ -32,11 +32,14 @@ from quiltwork.evaluate.insight import REFERENCES
 from quiltwork.evaluate.metrics import MetricName
 from quiltwork.evaluate.network_columns import Array, Column, columns_of
 from quiltwork.evaluate.network_insight import decompose, flips, row_losses
-from quiltwork.evaluate.network_means import ENSEMBLE, FLIPS
+from quiltwork.evaluate.network_means import ENSEMBLE, FLIPS, MULTIPLY_ADDS
 from quiltwork.evaluate.network_measures import measures
 from quiltwork.evaluate.scores import Cell, Row, Scores
 from quiltwork.evaluate.standard_error import standard_error
 from quiltwork.models.network.combining import combine
+from quiltwork.models.network.cost import cost, network_cost
+from quiltwork.models.network.network import Network
+from quiltwork.models.network.stitched import StitchedNetwork
 
 Model: TypeAlias = NetworkComposite | nn.Module
 Rows: TypeAlias = tuple[ArrayLike, ArrayLike]
@@ -103,10 +106,11 @@ def machine() -> str:
 
 @dataclass(frozen=True)
 class _Ran:
-    """One model's outputs on every column, its size, and how long that took."""
+    """One model's outputs on every column, its size and work, and how long that took."""
 
     outputs: Outputs
     size: int
+    work: int
     seconds: float
 
 
@@ -133,7 +137,8 @@ class _Work:
                     why=f"its outputs are not {self.task.outputs} finite numbers an input",
                     mend="Look at that model, or leave it out.",
                 )
-        return _Ran(outputs, sum(tensor.numel() for tensor in module.state_dict().values()), time.monotonic() - began)
+        size = sum(tensor.numel() for tensor in module.state_dict().values())
+        return _Ran(outputs, size, _work_of(module), time.monotonic() - began)
 
     def losses(self, outputs: Outputs) -> dict[str, Array]:
         """The metric of every row of every column."""
@@ -161,7 +166,8 @@ class _Work:
             )
             for domain, losses in self.losses(ran.outputs).items()
         }
-        return Row(domains=cells, total_params=ran.size, seconds=ran.seconds)
+        extra = {MULTIPLY_ADDS: float(ran.work)} if ran.work else {}
+        return Row(domains=cells, total_params=ran.size, seconds=ran.seconds, extra=extra)
 
     def mean_of(self, members: Mapping[str, _Ran]) -> _Ran:
         """The mean of members' probabilities, or numbers, from what they gave."""
@@ -170,10 +176,19 @@ class _Work:
             domain: combine(self.stacked(members, domain), None, rule, task).numpy()  # type: ignore[arg-type]
             for domain in self.columns
         }
-        return _Ran(outputs, sum(m.size for m in members.values()), sum(m.seconds for m in members.values()))
+        ran = members.values()
+        size, work = sum(one.size for one in ran), sum(one.work for one in ran)
+        return _Ran(outputs, size, work, sum(one.seconds for one in ran))
 
     def stacked(self, members: Mapping[str, _Ran], domain: str) -> torch.Tensor:
         return torch.from_numpy(np.stack([member.outputs[domain] for member in members.values()]))
+
+
+def _work_of(module: nn.Module) -> int:
+    """Multiply-adds an input, as far as networks and adapters tell them; 0 where there are none of these."""
+    if isinstance(module, StitchedNetwork):
+        return cost(module).multiply_adds
+    return sum(network_cost(part).multiply_adds for part in module.modules() if isinstance(part, Network))
 
 
 def _outputs(module: nn.Module, column: Column) -> Array:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from quiltwork.errors import InvalidOption
 from quiltwork.evaluate import insight, network_views, views
+from quiltwork.evaluate.network_means import MULTIPLY_ADDS
 from quiltwork.evaluate.plots import Drawing, draw_all, drawn, ordered_domains, varies_by_layer
 from quiltwork.evaluate.scores import Scores
 from quiltwork.files import write_file
@@ -95,6 +96,7 @@ def _texts(scores: Scores) -> dict[str, object]:
         "same_in_layers": [m for m in scores.routing if not varies_by_layer(scores, m)],
         "spread_known": views.spread_known(scores),
         "excluded": [(name, p, why) for name, row in scores.methods.items() for p, why in row.excluded.items()],
+        "work_known": any(MULTIPLY_ADDS in row.extra for row in scores.methods.values()),
         "active_known": any(row.active_params is not None for row in scores.methods.values()),
     }
 
