@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quiltwork.contribution.network_graph import Signature
+from quiltwork.models.network.capture import capture
+from quiltwork.models.network.network import Network
 
 CLASSES = ("a", "b", "c", "d", "e")
 SHAPE = (3, 8, 8)
@@ -168,3 +171,15 @@ def made(name: str, seed: int = 0) -> nn.Module:
 
 def inputs(rows: int, seed: int = 1, shape: tuple[int, ...] = SHAPE) -> Tensor:
     return torch.rand(rows, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+@cache
+def captured(name: str, seed: int = 0, points: tuple[str, ...] | None = None) -> Network:
+    return capture(made(name, seed), inputs(4), signature=signature(), points=points)
+
+
+def output(module: nn.Module, x: Tensor) -> Tensor:
+    """What an eager module gives for raw inputs."""
+    with torch.no_grad():
+        found = module((x - 0.5) / 0.25)
+    return found if isinstance(found, Tensor) else found.logits

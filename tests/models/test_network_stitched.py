@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from functools import cache
 
 import pytest
 import torch
-from network_modules import inputs, made, signature
+from network_modules import captured, inputs, made, signature
 from torch import Tensor, nn
 
 from quiltwork.errors import InvalidOption, TensorMismatch
@@ -26,9 +25,8 @@ POINTS = {
 }
 
 
-@cache
-def network(name: str, seed: int = 0) -> Network:
-    return capture(made(name, seed), inputs(4), signature=signature(), points=POINTS[name])
+def network(name: str) -> Network:
+    return captured(name, points=POINTS[name])
 
 
 def joined(**options: object) -> StitchedNetwork:

@@ -73,13 +73,14 @@ def costs(model: StitchedNetwork) -> dict[str, Cost]:
 def _stitched(model: StitchedNetwork) -> Cost:
     found: Counter[str] = Counter()
     used: set[str] = set()
+    held: list[int] = []
 
     def tally(step: Step, args: tuple[Any, ...], value: Value) -> None:
         used.update(step.takes)
         if step.op == SPLICE:
-            adapters = model.adapters[int(step.name.split()[1])]
+            adapters = model.adapters_of(int(step.name.split()[1]))
             found[ADAPTERS] += sum(adapter.multiply_adds for adapter in adapters)
-            found[f"{ADAPTERS} held"] += sum(p.numel() for p in adapters.parameters())
+            held.extend(p.numel() for adapter in adapters for p in adapter.parameters())
         else:
             found[step.name.split("/")[0]] += multiply_adds(step.op, args, value)
 
@@ -90,11 +91,10 @@ def _stitched(model: StitchedNetwork) -> Cost:
     steps = metered(bound(model.steps, lambda _place: _same_shape), tally)
     with torch.no_grad():
         execute(steps, values, model.goals().values(), _META)
-    held = found.pop(f"{ADAPTERS} held", 0)
     tensors = {name: one for name, one in values.items() if name in used and isinstance(one, Tensor)}
     inputs = {of_party(party, model[party].graph.input) for party in model.parties}
     weights = sum(one.numel() for name, one in tensors.items() if name not in inputs)
-    return Cost(weights + held, found.total(), {name: work for name, work in found.items() if work})
+    return Cost(weights + sum(held), found.total(), {name: work for name, work in found.items() if work})
 
 
 def _same_shape(_shares: Value, raw: Tensor, *_sources: Tensor) -> Tensor:

@@ -50,6 +50,9 @@ class Network(nn.Module):
         points: name to record, in the order of computation.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self, signature: Signature, graph: Graph, points: Sequence[PointRecord], weights: Mapping[str, Tensor]
     ) -> None:

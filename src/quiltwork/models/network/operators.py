@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
+from torch.nn import functional as F
 
 from quiltwork.models.network.windows import windowed
 
@@ -229,17 +230,15 @@ def _attention(
 ) -> Tensor:
     if dropout != 0:
         raise ValueError("attention drops nothing in evaluation mode")
-    return aten.scaled_dot_product_attention.default(
-        query, key, value, mask, 0.0, causal, scale=scale, enable_gqa=enable_gqa
-    )
+    return F.scaled_dot_product_attention(query, key, value, mask, 0.0, causal, scale=scale, enable_gqa=enable_gqa)
 
 
 def _gelu_tanh(value: Tensor) -> Tensor:
-    return aten.gelu.default(value, approximate="tanh")
+    return F.gelu(value, approximate="tanh")
 
 
 def _div_floor(value: Tensor, other: Tensor) -> Tensor:
-    return aten.div.Tensor_mode(value, other, rounding_mode="floor")
+    return torch.div(value, other, rounding_mode="floor")
 
 
 OPERATORS: Mapping[str, Callable[..., Value]] = MappingProxyType(

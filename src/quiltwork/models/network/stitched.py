@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from quiltwork.errors import InvalidOption
 from quiltwork.models.network.adapters import Adapter
-from quiltwork.models.network.combining import combine, require_rule
+from quiltwork.models.network.combining import Task, combine, require_rule
 from quiltwork.models.network.execution import Step, execute
 from quiltwork.models.network.network import OUTPUT, Network
 from quiltwork.models.network.splices import SHARES, Place, Splice, bound, merged, of_party, of_splice, require_splices
@@ -65,7 +65,7 @@ class StitchedNetwork(nn.Module):
         require_one_task(networks)
         require_splices(networks, self.splices)
         self.adapters = nn.ModuleList(nn.ModuleList(row) for row in _adapters(networks, self.splices, adapters))
-        self.task = "numbers" if self[self.parties[0]].signature.classes is None else "classes"
+        self.task: Task = "numbers" if self[self.parties[0]].signature.classes is None else "classes"
         self.rule = rule or ("probability" if self.task == "classes" else "mean")
         require_rule(self.rule, self.task)
         self.weigher, self.weighted_points = weigher, weighted_points and weigher is not None
@@ -77,6 +77,12 @@ class StitchedNetwork(nn.Module):
         network = self.networks[self.parties.index(party)]
         assert isinstance(network, Network)
         return network
+
+    def adapters_of(self, place: int) -> tuple[Adapter, ...]:
+        """The adapters of a splice, one for each source."""
+        row = self.adapters[place]
+        assert isinstance(row, nn.ModuleList)
+        return tuple(one for one in row if isinstance(one, Adapter))
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -158,8 +164,7 @@ class StitchedNetwork(nn.Module):
         splice = self.splices[place]
 
         def mix(weights: Tensor | None, raw: Tensor, *sources: Tensor) -> Tensor:
-            row = self.adapters[place]
-            assert isinstance(row, nn.ModuleList)
+            row = self.adapters_of(place)
             values = [adapter(source) for adapter, source in zip(row, sources, strict=True)]
             parties = [source.party for source in splice.sources]
             if splice.mode == "average":

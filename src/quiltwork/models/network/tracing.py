@@ -121,7 +121,9 @@ def _followed(plain: Plain, x: Tensor, *, strict: bool) -> ExportedProgram:
     shapes = ({0: torch.export.Dim.DYNAMIC},)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's, of torch
-        return torch.export.export(plain, (x,), dynamic_shapes=shapes, strict=strict).run_decompositions(table)
+        program = torch.export.export(plain, (x,), dynamic_shapes=shapes, strict=strict)
+        small: ExportedProgram = program.run_decompositions(table)
+        return small
 
 
 def _first_line(error: Exception) -> str:
@@ -177,7 +179,7 @@ def _operator(node: fx.Node) -> str:
     if node.target is operator.getitem:
         return "item"
     if node.target in _WHOLE:
-        return _WHOLE[node.target]  # type: ignore[index]
+        return _WHOLE[node.target]
     name = str(node.target).removeprefix("aten.")
     return _ALIASES.get(name, name)
 

@@ -23,22 +23,22 @@ from quiltwork.models.network.operators import Value
 
 
 def _inner(args: tuple[Any, ...], out: Tensor) -> int:
-    return out.numel() * args[0].shape[-1]
+    return out.numel() * int(args[0].shape[-1])
 
 
 def _addmm(args: tuple[Any, ...], out: Tensor) -> int:
-    return out.numel() * args[1].shape[-1]
+    return out.numel() * int(args[1].shape[-1])
 
 
 def _convolution(args: tuple[Any, ...], out: Tensor) -> int:
     taken, weight, transposed = args[0], args[1], args[6]
     moved = taken if transposed else out
-    return moved.numel() * math.prod(weight.shape[1:])
+    return int(moved.numel() * math.prod(weight.shape[1:]))
 
 
 def _attention(args: tuple[Any, ...], out: Tensor) -> int:
     query, key = args[0], args[1]
-    return (query.numel() + out.numel()) * key.shape[-2]
+    return (int(query.numel()) + out.numel()) * int(key.shape[-2])
 
 
 _COUNTS: Mapping[str, Callable[[tuple[Any, ...], Tensor], int]] = MappingProxyType(
@@ -67,7 +67,7 @@ def steps_through(op: str, args: tuple[Any, ...], value: Value) -> int:
     if op in _POOLS and isinstance(value, Tensor):
         axes = len(args[1])
         seen = min(math.prod(args[1]), math.prod(args[0].shape[-axes:]))
-        return value.numel() * seen
+        return value.numel() * int(seen)
     return multiply_adds(op, args, value)
 
 
