@@ -92,11 +92,11 @@ class Machines:
         path = self.base / "composer" / "plan.toml"
         places = ("--invitations", self.base / "invitations", "--out", self.base / "run", "--app", self.base / app)
         done("split", "flower", path, *places, *options)
-        self.start(f"run-{app}", "flwr", "run", self.base / app, "here", "--stream")
+        self.streaming = self.start(f"run-{app}", "flwr", "run", self.base / app, "here", "--stream")
 
     def trained(self) -> dict[str, Any]:
-        """What was crossed and learned, once the run directory is there."""
-        awaited(lambda: (self.base / "run" / "records.json").exists())
+        """What was crossed and learned, once Flower says that it is over; a composer without a SuperLink stays."""
+        awaited(lambda: self.streaming.poll() is not None)
         return facts(self.base / "run")
 
     def end(self) -> None:
