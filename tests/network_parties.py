@@ -161,6 +161,14 @@ def release_statistics(place: Path, party: str, declared: Sequence[Any], tensors
     return _write(place, party, MomentsMethod(), found, TaskReference.of(signature()), declared)
 
 
+def release_class_moments(place: Path, party: str, rows: np.ndarray, embedding: Embedding) -> Contribution:
+    """A contribution of kind ``moments``: a party's rows in an embedding that was computed elsewhere, by class."""
+    moments = ClassMoments.from_rows(rows, labels(party), len(CLASSES), form="per_class", minimum_rows=5)
+    declared = ClassMomentsStatistic(embedding=embedding, form="per_class", minimum_rows=5)
+    tensors = {f"classes.{name}": np.asarray(array, dtype=np.float64) for name, array in moments.arrays().items()}
+    return release_statistics(place, party, (declared,), tensors)
+
+
 def release_outputs(place: Path, party: str, networks: Mapping[str, Network]) -> Contribution:
     """How everybody's outputs fit a party's rows."""
     x, y = torch.from_numpy(inputs(party, seed=5)), np.eye(len(CLASSES))[labels(party)]
@@ -175,10 +183,12 @@ def release_outputs(place: Path, party: str, networks: Mapping[str, Network]) ->
     return _write(place, party, method, tensors, TaskReference.of(signature()), ())
 
 
-def release_pair(place: Path, party: str, a: Contribution, b: Contribution, seed: int = 0) -> Contribution:
+def release_pair(
+    place: Path, party: str, a: Contribution, b: Contribution, seed: int = 0, held_out: float = 0.3
+) -> Contribution:
     """Sums over the activations of two networks on a party's images."""
     examples = Examples(f"images of {party}", inputs(party, rows=500, seed=seed), "0..1")
-    order = StatisticsOrder(party=party, held_out=0.3, licence=f"LicenseRef-{party}")
+    order = StatisticsOrder(party=party, held_out=held_out, licence=f"LicenseRef-{party}")
     return contribute_pair_statistics(a, b, examples, place / f"{party}-pair-{a.party}-{b.party}", order)
 
 

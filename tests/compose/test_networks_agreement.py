@@ -36,7 +36,7 @@ Modules = Mapping[str, Contribution]
     ("changes", "why"),
     [
         ({"units": "0..255"}, "its inputs are in '0..255', and those of party 'ash' in '0..1'"),
-        ({"classes": ("no", "yes", "maybe")}, "its classes are in another order: number 2 is 'yes', and 'maybe' at party 'ash'"),
+        ({"classes": ("no", "yes", "maybe")}, "its classes are in another order: number 2 is 'yes', and 'maybe' at"),
         ({"classes": ("no", "maybe", "never")}, "it has no class 'yes', which party 'ash' has"),
         ({"classes": ("no", "maybe", "yes", "never")}, "it has a class 'never', which party 'ash' has not"),
         ({"classes": None}, "it gives numbers, and party 'ash' classes"),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from law_checks import assert_same_files
 
 import network_parties as parties
@@ -106,3 +107,25 @@ def check_round_trip(composite: NetworkComposite, place: Path) -> None:
     assert same_outputs(composite, opened), "the outputs differ"
     opened.save(place / "again")
     assert_same_files(place / "saved", place / "again")
+
+
+def check_export(composite: NetworkComposite, place: Path, form: str) -> None:
+    """The exported file computes what the composite does, for batches of several sizes (law 6)."""
+    path = composite.export(place / f"model.{form}", form)  # type: ignore[arg-type]
+    for rows in (1, 5):
+        x = parties.inputs(rows=rows, seed=rows)
+        found = _run_pt2(path, x) if form == "pt2" else _run_onnx(path, x)
+        gap = np.abs(found - composite.outputs(x)).max()
+        assert gap < 1e-4, f"the outputs differ by {gap}"
+
+
+def _run_pt2(path: Path, x: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return torch.export.load(path).module()(torch.from_numpy(x)).double().numpy()
+
+
+def _run_onnx(path: Path, x: np.ndarray) -> np.ndarray:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x})[0]

@@ -1,7 +1,7 @@
 """The laws of composing, for every method over networks.
 
-Laws 1 (opt-out), 2 (order), 3 (identity), 4 (round trip) and 5 (nothing undeclared crosses: a composite holds what the
-contributions hold and no more). Each check is tried on a method that breaks it.
+Laws 1 (opt-out), 2 (order), 3 (identity), 4 (round trip), 5 (nothing undeclared crosses: a composite holds what the
+contributions hold and no more) and 6 (the exported file agrees). Each check is tried on a method that breaks it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from law_checks import assert_same_files
 from network_law_checks import (
     METHODS,
     OF_ONE_GRAPH,
+    check_export,
     check_identity,
     check_opt_out,
     check_order,
@@ -44,6 +46,8 @@ NAMED_BY = {
     "stitch-one-way": ("birch",),
 }
 """Who may leave a method that names parties."""
+EXPORTED = ("combine-median", "stitch-evidence", "head-qda")
+"""What is exported in the fast tests."""
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +153,20 @@ def test_joining_is_having_been_there(name: str, mixed: Given, alike: Given, tmp
     assert_same_files(tmp_path / "joined", tmp_path / "at-once")
 
 
+@pytest.mark.parametrize(
+    "name", [name if name in EXPORTED else pytest.param(name, marks=pytest.mark.slow) for name in EVERY]
+)
+def test_the_exported_program_agrees(name: str, mixed: Given, alike: Given, tmp_path: Path) -> None:
+    check_export(compose(*given_to(name, mixed, alike)), tmp_path, "pt2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY)
+def test_the_exported_onnx_agrees(name: str, mixed: Given, alike: Given, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    check_export(compose(*given_to(name, mixed, alike)), tmp_path, "onnx")
+
+
 def test_a_changed_byte_anywhere_is_refused(mixed: Given, tmp_path: Path) -> None:
     few = [c for c in mixed if c.kind in ("module", "outputs")]
     place = compose(few, Combine()).save(tmp_path / "saved")
@@ -238,3 +256,14 @@ def test_a_composite_that_predicts_otherwise_than_it_saves_is_noticed(mixed: Giv
     composite.__dict__["solution"] = NetworkSolution(Shifted(composite.solution.model, 1e-3))
     with pytest.raises(AssertionError):
         check_round_trip(composite, tmp_path)
+
+
+def test_an_export_of_another_model_is_noticed(mixed: Given, tmp_path: Path) -> None:
+    composite = compose(mixed, Combine())
+
+    class Exports(NetworkComposite):
+        def export(self, target: str | Path, form: Any, *, setting: str | None = None) -> Path:
+            return compose(mixed, Combine("median")).export(target, form, setting=setting)
+
+    with pytest.raises(AssertionError, match="the outputs differ"):
+        check_export(Exports(composite.method, composite.task, composite.contributions), tmp_path, "pt2")

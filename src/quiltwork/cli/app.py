@@ -18,6 +18,7 @@ from quiltwork.cli import (
     contribute,
     demo,
     evaluate,
+    export,
     generate,
     inspect,
     predict,
@@ -31,7 +32,7 @@ from quiltwork.errors import QuiltworkError
 _INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
 
-_VERBS = (demo, contribute, inspect, compose, choose, add, remove, evaluate, report, generate, predict, split)
+_VERBS = (demo, contribute, inspect, compose, choose, add, remove, evaluate, report, generate, predict, export, split)
 _BARE = {demo: True, contribute: False, split: False}
 """The verbs of several kinds, and whether the verb alone runs its first kind or shows the help."""
 

@@ -27,6 +27,7 @@ from quiltwork.compose.network_evidence import Evidence, evidence_weigher
 from quiltwork.compose.networks import Member, NetworkSolution, TaskReference
 from quiltwork.compose.stitch_joints import Joints, closed_form, trained
 from quiltwork.errors import InvalidOption, MissingPart
+from quiltwork.models.network.cost import costs
 from quiltwork.models.network.network import Network
 from quiltwork.models.network.stitched import StitchedNetwork
 
@@ -110,7 +111,7 @@ class Stitch:
         )
         model.requires_grad_(False)
         figures: dict[str, JsonValue] = {"rule": model.rule, "weights": self.weights, **joints.figures}
-        return NetworkSolution(model, figures, joints.notes)
+        return NetworkSolution(model, figures | {"cost": _costs(model)}, joints.notes)
 
     def _joints(self, networks: Mapping[str, Network], members: Sequence[Member]) -> Joints:
         if len(networks) == 1:
@@ -135,3 +136,11 @@ class Stitch:
                     why="no module of that party is given",
                     mend=f"The parties are: {', '.join(networks)}.",
                 )
+
+
+def _costs(model: StitchedNetwork) -> JsonValue:
+    """Of every setting, for one input: parameters, multiply-adds, and whose these are."""
+    return {
+        setting: {"parameters": one.parameters, "multiply_adds": one.multiply_adds, "shares": dict(one.shares)}
+        for setting, one in costs(model).items()
+    }

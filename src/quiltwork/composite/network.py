@@ -33,6 +33,8 @@ from quiltwork.files import new_directory
 if TYPE_CHECKING:
     from torch import nn
 
+    from quiltwork.models.network.exports import ExportFormat
+
 Array = NDArray[np.float64]
 
 
@@ -160,6 +162,36 @@ class NetworkComposite:
                 f"removing party '{party}'", why="it is the only one left", mend="Delete the composite itself."
             )
         return NetworkComposite.of([c for c in self.contributions if c.party != party], self.method)
+
+    def export(self, target: str | Path, form: ExportFormat, *, setting: str | None = None) -> Path:
+        """Write the model for use elsewhere, in one file; who is in it and how to take them out is not in it.
+
+        Args:
+            target: a file that is not there yet.
+            form: ``"pt2"`` (torch.export) or ``"onnx"`` (extra ``onnx``).
+            setting: of a stitched network: a party, ``"ensemble"`` or ``"stitched"``; None: the present one.
+
+        Raises:
+            InvalidOption: there is no such form or setting, or the model has no settings.
+            ExportError: the form cannot hold the model.
+            StorageError: the file is there, or cannot be written.
+        """
+        from quiltwork.models.network.exports import export
+        from quiltwork.models.network.stitched import StitchedNetwork
+
+        model = self.model()
+        before = model.setting if isinstance(model, StitchedNetwork) else None
+        if setting is not None:
+            if not isinstance(model, StitchedNetwork):
+                why = f"a model composed by {self.method.name} has none"
+                raise InvalidOption(f"setting {setting!r}", why=why, mend="Leave it out.")
+            model.set(setting)
+        try:
+            export(model, self.task.shape, Path(target), form)
+        finally:
+            if isinstance(model, StitchedNetwork) and before is not None:
+                model.set(before)
+        return Path(target)
 
     def to_json(self) -> dict[str, Any]:
         """What quiltwork.json says: the task, the method and its options, who is in it, what was found."""
