@@ -170,6 +170,23 @@ def test_outputs_and_statistics_of_two_networks(
     assert done("inspect", tmp_path / "r", "--json").json["epsilon"]["pair"] == pytest.approx(4.0, rel=0.01)
 
 
+def test_inputs_of_a_network_may_be_the_columns_of_a_table(
+    owners: Mapping[str, Path], published: Mapping[str, Path], tmp_path: Path
+) -> None:
+    inputs, labels = pixels(90, 101)
+    names = CLASSES.split(",")
+    rows = [",".join([*map(str, row.ravel()), names[label]]) for row, label in zip(inputs, labels, strict=True)]
+    (tmp_path / "kept.csv").write_text("\n".join([",".join([*(f"p{i}" for i in range(36)), "kind"]), *rows]))
+    words = ("contribute", "outputs", "--network", published["north"], "--party", "north")
+    found = []
+    for data, more in ((tmp_path / "kept.csv", ("--target", "kind")), (owners["north"] / "kept.npz", ())):
+        done(*words, "--data", data, *more, "--out", tmp_path / data.suffix[1:])
+        found.append(read(tmp_path / data.suffix[1:]))
+    for name in found[0].tensor_names():
+        assert np.allclose(*(one.tensor(name).numpy() for one in found))
+    refused(*words, "--data", tmp_path / "kept.csv", "--out", tmp_path / "x", names=("kept.csv", "kind"))
+
+
 def test_pairs_and_outputs_are_refused_by_name(
     owners: Mapping[str, Path], published: Mapping[str, Path], tmp_path: Path
 ) -> None:
@@ -210,6 +227,37 @@ def test_a_sealed_owner_opens_only_what_was_named(owners: Mapping[str, Path], tm
     assert outcome.code == 1
     assert "its own code fails (PermissionError)" in outcome.err
     assert finish(start(*honest[:-1], "--overwrite")).code == 0
+
+
+# From contributions to a model
+
+
+def test_what_owners_hand_over_composes_and_predicts(
+    owners: Mapping[str, Path], published: Mapping[str, Path], tmp_path: Path
+) -> None:
+    both = [word for path in published.values() for word in ("--network", path)]
+    given: list[Path] = [*published.values()]
+    for name, owner in owners.items():
+        words = ("--party", name, "--data")
+        outputs, moments = tmp_path / f"{name}-outputs", tmp_path / f"{name}-moments"
+        done("contribute", "outputs", *both, *words, owner / "kept.npz", "--out", outputs)
+        more = ("--units", "0..1", "--classes", CLASSES, "--class-moments", "pooled", "--out", moments)
+        done("contribute", "moments", *words, owner / "data.npz", *more)
+        given += [outputs, moments]
+    inputs, labels = pixels(200, 77)
+    np.savez(tmp_path / "new.npz", inputs=inputs)
+    for method, options in (
+        ("combine", ("--weighting", "stacked")),
+        ("combine", ("--weighting", "evidence")),
+        ("gaussian_head", ()),
+    ):
+        model = tmp_path / "-".join([method, *options[1:]])
+        done("compose", *given, "--method", method, *options, "--out", model)
+        out = tmp_path / f"{model.name}.csv"
+        done("predict", model, "--data", tmp_path / "new.npz", "--out", out)
+        found = [line.split(",")[0] for line in out.read_text().splitlines()]
+        due = [CLASSES.split(",")[label] for label in labels]
+        assert np.mean(np.array(found[1:]) == np.array(due)) > 0.8, (method, options)
 
 
 # Stitches

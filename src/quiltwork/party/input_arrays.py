@@ -103,7 +103,9 @@ def read_table(
     from quiltwork.party.table import open_table
 
     names = (target,) if isinstance(target, str) else tuple(target)
-    fragment = open_table(paths, target=names, features=features, task=task if names else "regression", classes=classes)
+    # without a target there is nothing to be of a class
+    kind, known = (task, classes) if names else ("regression", None)
+    fragment = open_table(paths, target=names, features=features, task=kind, classes=known)
     rows = fragment.arrays(dtype=np.float32, any_rows=True)
     if not names:
         return Examples(fragment.place, rows.x, units)
