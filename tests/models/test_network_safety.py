@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,12 +19,14 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from quiltwork.contribution.network_graph import Graph, PointRecord, Signature
+from quiltwork.contribution.network_graph import MOST_NODES, Graph, PointRecord, Signature
 from quiltwork.errors import MalformedContribution, QuiltworkError, TensorMismatch, UnsupportedContribution
 from quiltwork.models.network import shapes
+from quiltwork.models.network.execution import MOST_WHOLE
 from quiltwork.models.network.network import Network
 from quiltwork.models.network.operators import DROPPED, OPERATORS
 from quiltwork.models.network.weights import sent_weights
+from quiltwork.models.network.windows import MOST_SIDE, MOST_WINDOW
 
 X = {"node": "x"}
 SMALL = Signature(shape=(3, 8, 8), units="0..1", outputs=5)
@@ -349,3 +353,25 @@ def test_multiply_adds_are_those_that_torch_counts(name: str) -> None:
         network(inputs(1))
     attention = 4 * 2 * 16 * 4 * 4 if name == "assorted" else 0
     assert network_cost(network).multiply_adds == pytest.approx(counter.get_total_flops() // 2, abs=attention)
+
+
+def test_the_page_lists_the_operators_as_they_are() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
+    rows = re.search(r"\| group \| operators \|\n\|---\|---\|\n((?:\|.*\n)+)", page)
+    assert rows is not None
+    assert set(re.findall(r"`([^`]+)`", rows[1])) == set(OPERATORS)
+
+
+def test_the_page_states_the_limits_as_they_are() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
+    for row, limit in (
+        ("one node |", shapes.MOST_NUMBERS),
+        ("without the weights |", shapes.MOST_ALIVE),
+        ("its pooling looks at |", shapes.MOST_WORK),
+        ("all nodes together |", shapes.MOST_WORK_TOGETHER),
+        ("whole numbers in arguments |", MOST_WHOLE),
+    ):
+        assert f"{row} 2^{limit.bit_length() - 1}" in page
+        assert limit.bit_count() == 1
+    assert f"sizes up to {MOST_WINDOW} and sides up to {MOST_SIDE}" in page
+    assert f"| nodes | {MOST_NODES:,} |".replace(",", " ") in page
