@@ -6,13 +6,16 @@ READY := $(VENV)/.ready
 # One thread a process: on two cores more threads wait for each other longer than they work.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo demo-tables test test-slow lint format bench clean
+.PHONY: demo demo-tables demo-images test test-slow lint format bench clean
 
 demo: $(READY)
 	$(BIN)/quiltwork demo --out demo-out
 
 demo-tables: $(READY)
 	$(BIN)/quiltwork demo tables --out demo-tables
+
+demo-images: $(READY)
+	$(BIN)/quiltwork demo images --out demo-images
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadscope -m "not slow"
@@ -43,4 +46,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo-out demo-tables build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) demo-out demo-tables demo-images build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

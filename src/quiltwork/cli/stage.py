@@ -73,8 +73,10 @@ def scratch(parent: Path) -> Iterator[Path]:
 
 
 def same_bytes(one: Path, other: Path) -> bool:
-    """True if two directories hold the same files with the same bytes."""
-    names = sorted(p.name for p in one.iterdir())
-    if names != sorted(p.name for p in other.iterdir()):
-        return False
-    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+    """True if two directories hold the same files with the same bytes, however deep."""
+    names = _files(one)
+    return names == _files(other) and all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+
+
+def _files(root: Path) -> list[Path]:
+    return sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
