@@ -137,7 +137,7 @@ def batch_rows(plan: StepPlan, rows: int, step: int) -> Tensor:
 
 def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> float:
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimiser.step()
     return float(loss.detach())
 

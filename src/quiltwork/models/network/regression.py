@@ -199,6 +199,7 @@ def best_ridges(source: Decomposed, folds: Sequence[Fold], ridges: Sequence[floa
     targets = len(source.explained(source.rotated_solution(USUAL_RIDGE), "train"))
     if len(folds) < 2:
         return np.full(targets, USUAL_RIDGE)
-    strengths = sorted(ridges, reverse=True)
+    strengths = np.array(sorted(ridges, reverse=True))
     found = np.array([source.explained(source.rotated_solution(ridge), "held_out") for ridge in strengths])
-    return np.array(strengths)[found.argmax(axis=0)]
+    best: Array = strengths[found.argmax(axis=0)]
+    return best
