@@ -33,7 +33,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[n, width, h, w]`` to maps."""
-        return (x + self.body(x)).relu()
+        found: Tensor = (x + self.body(x)).relu()
+        return found
 
 
 def residual() -> nn.Module:
@@ -61,7 +62,8 @@ class Mixing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Tokens ``[n, tokens, width]`` to tokens."""
         x = x + self.places(self.first(x).transpose(1, 2)).transpose(1, 2)
-        return x + self.channels(self.second(x))
+        found: Tensor = x + self.channels(self.second(x))
+        return found
 
 
 class Mixer(nn.Module):

@@ -229,7 +229,7 @@ class ImageStory:
         from quiltwork.evaluate.scores import Release, save_scores
 
         pooled = self._trained("residual", list(self.sites.values()))
-        models = {**composites, "pooled": pooled}
+        models: dict[str, NetworkComposite | nn.Module] = {**composites, "pooled": pooled}
         rows = {owner: (site.test, site.test_labels) for owner, site in self.sites.items()}
         sent = {owner: [c for c in self.contributions.values() if c.party == owner] for owner in OWNERS}
         releases = {
