@@ -276,7 +276,6 @@ def test_training_that_was_interrupted_goes_on_bit_for_bit(
     refused(*train, names="did not end", mend="--resume")
     outcome = done(*train, "--resume", "--json").json
     assert outcome["digests"] == facts(isolated[1]).digests
-    assert not (tmp_path / "run.states").exists()
     assert json.loads((tmp_path / "run" / "run.json").read_text())["resumed"] == 15
     assert standings(words, tmp_path / "run", "--retrain")["G2"][0]
 
