@@ -17,7 +17,7 @@ from quiltwork.models.network.pair_moments import PairStatistics
 from quiltwork.models.network.pair_sums import PairSums
 from quiltwork.models.network.regression import fit
 from quiltwork.party.pair_noise import MOST_IN_BATCH, ClippedPairSums, PairNoise, released
-from quiltwork.party.pair_statistics import StatisticsOrder, contribute_pair_statistics, pair_statistics
+from quiltwork.party.pair_statistics import StatisticsOrder, contribute_pair_statistics, lengths_of, pair_statistics
 from quiltwork.privacy.accountant import price
 
 LAYOUT = PairLayout(
@@ -161,6 +161,16 @@ def test_with_many_images_and_a_fair_clip_noise_leaves_the_regression_standing()
     direct = np.linalg.lstsq(x[:3000], y[:3000], rcond=None)[0].T
     assert np.linalg.norm(found.weight - direct) < 0.2 * np.linalg.norm(direct)
     assert found.r2_held_out > 0.6
+
+
+def test_lengths_say_where_a_clip_begins_to_cut(networks):
+    order = StatisticsOrder(party="cedar", points_a=["1"], points_b=["2"], batch=64)
+    lengths = lengths_of(*networks, images(100), order)
+    assert lengths.shape == (100,)
+    x = torch.from_numpy(images(100).inputs(0, 1))
+    # on their common grid of one cell
+    first, second = networks[0].run(x, ["1"])["1"].mean((2, 3)), networks[1].run(x, ["2"])["2"]
+    assert lengths[0] == pytest.approx(math.sqrt(1 + float((first**2).sum() + (second**2).sum())), rel=1e-5)
 
 
 def test_few_images_are_not_refused_under_noise(networks):

@@ -138,12 +138,9 @@ class ClippedPairSums:
 
     def _scales(self, grids: Sequence[tuple[Tensor, Tensor]], images: int) -> Tensor:
         """s of each image; 0 where anything is not finite."""
-        squares = torch.ones(images, dtype=torch.float64)
-        for grid, sides in zip(self._layout.grids, grids, strict=True):
-            for rows in sides:
-                squares += (rows**2).reshape(len(rows), images, -1).sum(dim=(0, 2)) / (grid.height * grid.width)
-        scale = (self._clip / squares.sqrt()).clamp(max=1.0) * (_INSIDE / self._clip)
-        return torch.where(squares.isfinite(), scale, torch.zeros_like(scale))
+        lengths = _lengths(self._layout, grids, images)
+        scale = (self._clip / lengths).clamp(max=1.0) * (_INSIDE / self._clip)
+        return torch.where(lengths.isfinite(), scale, torch.zeros_like(scale))
 
     def _clipped(self, rows: Tensor, scale: Tensor) -> Tensor:
         wide = rows.reshape(len(rows), len(scale), -1)
@@ -153,6 +150,27 @@ class ClippedPairSums:
     def exact(self, fold: Fold) -> dict[str, Array]:
         """The sums without noise, in units of the clip squared; they must not leave."""
         return {f"pair.{fold}.{name}": value.numpy() * _UNIT for name, value in self._sums.items()}
+
+
+def image_lengths(layout: PairLayout, a: Sequence[Tensor], b: Sequence[Tensor]) -> Array:
+    """How long images are, float64 ``[images]``: on public ones, what to choose a clip by.
+
+    Args:
+        layout: of points and grids.
+        a: cells of each point of A, as for `ClippedPairSums.add`.
+        b: likewise of B.
+    """
+    grids = [grid_rows(layout, grid, a, b, torch.float64) for grid in layout.grids]
+    return np.asarray(_lengths(layout, grids, len(a[0])).numpy())
+
+
+def _lengths(layout: PairLayout, grids: Sequence[tuple[Tensor, Tensor]], images: int) -> Tensor:
+    """The root of 1 and all mean squares of each image."""
+    squares = torch.ones(images, dtype=torch.float64)
+    for grid, sides in zip(layout.grids, grids, strict=True):
+        for rows in sides:
+            squares += (rows**2).reshape(len(rows), images, -1).sum(dim=(0, 2)) / (grid.height * grid.width)
+    return squares.sqrt()
 
 
 def _rounded(values: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ from quiltwork.models.network.pair_moments import PairStatistics
 from quiltwork.models.network.pair_sums import PairSums, Precision
 from quiltwork.party.examples import Examples
 from quiltwork.party.network_task import require_task
-from quiltwork.party.pair_noise import ClippedPairSums, PairNoise, released
+from quiltwork.party.pair_noise import ClippedPairSums, PairNoise, image_lengths, released
 from quiltwork.party.software import versions
 from quiltwork.privacy.events import Event, ExactEvent
 from quiltwork.progress import Progress
@@ -302,6 +302,24 @@ def require_one_task(a: Network, b: Network, examples: Examples) -> None:
                 mend="Take networks that were made for the same inputs and outputs.",
             )
     require_task(examples, first, labelled=False)
+
+
+def lengths_of(a: Network, b: Network, examples: Examples, order: StatisticsOrder) -> Array:
+    """How long images are under an order, float64 ``[n]``: on *public* images, what to choose `PairNoise.clip` by.
+
+    A clip below most lengths scales images down, and above all of them makes noise larger than it need be.
+
+    Raises:
+        CompatibilityError: networks or images are of different tasks.
+        InvalidOption: a point does not exist.
+    """
+    require_one_task(a, b, examples)
+    layout, found = layout_of(a, b, order), []
+    with torch.inference_mode():
+        for inputs, held in _batches(examples, order):
+            cells = _cells(a, layout.a, inputs), _cells(b, layout.b, inputs)
+            found.append(image_lengths(layout, *cells)[: len(held)])
+    return np.concatenate(found)
 
 
 def _chosen(network: Network, names: Sequence[str] | None) -> list[str]:
