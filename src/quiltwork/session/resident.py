@@ -118,9 +118,9 @@ class Resident:
 
     def close(self) -> None:
         """End the party and listen no more; may be called twice."""
-        self._leave()
         self._process.hang_up()
         self._process.end()
+        self._leave()
 
     def __enter__(self) -> Self:
         return self
