@@ -37,7 +37,7 @@ def any_scores(draw):
     split = draw(st.integers(0, len(domains)))
     metric = draw(st.sampled_from(list(METRICS)))
     extra = st.dictionaries(st.sampled_from(["r2", "ari"]), FINITE)
-    values = NUMBERS if METRICS[metric].ratio else FINITE
+    values = st.floats(0, 1) if METRICS[metric].points else NUMBERS if METRICS[metric].ratio else FINITE
     cells = st.builds(
         Cell,
         value=values,
@@ -411,6 +411,13 @@ def test_nats_may_be_negative_and_bits_may_not():
     assert from_json(nats(d=-3.5).to_json()).methods["m"].domains["d"].value == -3.5
     with pytest.raises(ValidationError, match=r"method 'm', domain 'd': -3\.5 is negative, as no bits per byte are"):
         Scores(domains=["d"], methods={"m": Row(domains={"d": Cell(value=-3.5)})})
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01])
+def test_shares_lie_between_nothing_and_all(value):
+    with pytest.raises(ValidationError, match=r"method 'm', domain 'd': .* is no share"):
+        Scores(metric="share wrong", domains=["d"], methods={"m": Row(domains={"d": Cell(value=value)})})
+    assert Scores(metric="share wrong", domains=["d"], methods={"m": Row(domains={"d": Cell(value=abs(value) % 1)})})
 
 
 def test_parts_of_different_metrics_do_not_merge_and_an_empty_part_has_none():

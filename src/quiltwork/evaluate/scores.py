@@ -198,6 +198,14 @@ class Scores(_Record):
                     raise ValueError(f"{label}, domain {domain!r}: {cell.value} is negative, as no {self.metric} are")
         return self
 
+    @model_validator(mode="after")
+    def _shares_are_shares(self) -> Self:
+        for label, row in self._rows() if METRICS[self.metric].points else ():
+            for domain, cell in row.domains.items():
+                if not 0 <= cell.value <= 1:
+                    raise ValueError(f"{label}, domain {domain!r}: {cell.value} is no share")
+        return self
+
     @property
     def measure(self) -> Metric:
         """The metric of the cells, with its words."""
