@@ -17,7 +17,15 @@ from torch import Tensor, nn
 
 from quiltwork.contribution.networks import ModuleMethod, TaskReference
 from quiltwork.contribution.store import Draft, read, write
-from quiltwork.errors import AlteredContribution, FragmentError, InvalidOption, MissingPart, StorageError, TaskMismatch
+from quiltwork.errors import (
+    AlteredContribution,
+    FragmentError,
+    InvalidOption,
+    MalformedContribution,
+    MissingPart,
+    StorageError,
+    TaskMismatch,
+)
 from quiltwork.evidence.clipped import ClippedGaussian
 from quiltwork.evidence.embedding import IdentityEmbedding, ModuleEmbedding, RandomEmbedding, projection
 from quiltwork.models.network.opening import open_network
@@ -27,7 +35,7 @@ from quiltwork.party.module import ModuleOrder, contribute_module
 from quiltwork.party.module_outputs import OutputsOrder, contribute_outputs
 from quiltwork.party.module_source import load_module
 from quiltwork.privacy.accountant import price
-from quiltwork.privacy.events import ExactEvent, GaussianEvent
+from quiltwork.privacy.events import ExactEvent, GaussianEvent, SampledGaussianEvent
 
 TASK = TaskReference.of(SIGNATURE)
 IDENTITY = MomentsOrder(embedding=IdentityEmbedding(), classes="pooled")
@@ -65,6 +73,15 @@ def test_the_same_module_has_the_same_bytes(tmp_path: Path) -> None:
     assert first.digest == second.digest
     other = contribute_module(small(seed=1), SIGNATURE, tmp_path / "three", ModuleOrder("acme"))
     assert other.digest != first.digest
+
+
+def test_weights_of_a_private_training_are_released_at_its_price(tmp_path: Path) -> None:
+    event = SampledGaussianEvent(released="module", sigma=4.0, sensitivity=2.0, sampling_rate=0.1, steps=50)
+    made = contribute_module(small(), SIGNATURE, tmp_path / "x", ModuleOrder("acme", privacy=(event,)))
+    assert made.manifest.privacy == (event,)
+    other = ExactEvent(released="inputs", unit="row")
+    with pytest.raises(MalformedContribution, match="'module': it leaves the party"):
+        contribute_module(small(), SIGNATURE, tmp_path / "y", ModuleOrder("acme", privacy=(other,)))
 
 
 def test_figures_on_held_out_rows_are_stated_with_an_event(tmp_path: Path) -> None:

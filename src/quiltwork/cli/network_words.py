@@ -32,7 +32,9 @@ def _around(result: Mapping[str, Any], words: Mapping[str, Any]) -> dict[str, An
 
 
 def _method(method: Mapping[str, Any]) -> dict[str, Any]:
-    found = dict(method)
+    found = {name: value for name, value in method.items() if value not in (None, [])}
+    if found.get("training") is not None:
+        found["training"] = {name: value for name, value in found["training"].items() if value not in (None, "")}
     if "graph" in method:
         operators = ", ".join(f"{count} {name}" for name, count in method["graph"]["operators"].items())
         found["graph"] = f"{method['graph']['nodes']:,} operations: {operators}"

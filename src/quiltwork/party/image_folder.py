@@ -79,7 +79,8 @@ def _in_units(pixels: NDArray[np.uint8], units: str) -> NDArray[Any]:
     if (least, most) == (0.0, 255.0):
         return pixels
     # in float32 as a whole, so that the largest byte is the upper bound and not a rounding above it
-    return np.clip(np.float32(least) + pixels * np.float32((most - least) / 255.0), np.float32(least), np.float32(most))
+    scaled = np.float32(least) + pixels * np.float32((most - least) / 255.0)
+    return np.asarray(np.clip(scaled, least, most), dtype=np.float32)
 
 
 def _decoded(files: Sequence[Path], channels: int | None, size: tuple[int, int] | None) -> NDArray[np.uint8]:
