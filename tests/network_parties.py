@@ -142,6 +142,7 @@ def release(
     embedding: Embedding = EMBEDDING,
     form: str = "per_class",
     task: TaskReference | None = None,
+    rests_on: Sequence[Contribution] = (),
 ) -> Contribution:
     """A contribution of kind ``module`` with statistics, or of kind ``moments`` where there is no network."""
     declared, tensors = statistics(party, parts, embedding, form)
@@ -149,10 +150,16 @@ def release(
     if one is None:
         return _write(place, party, MomentsMethod(), tensors, task or TaskReference.of(signature()), declared)
     method = ModuleMethod(
-        network=one.digest, signature=one.signature, graph=one.graph, points=tuple(one.points.values())
+        network=one.digest,
+        signature=one.signature,
+        graph=one.graph,
+        points=tuple(one.points.values()),
+        rests_on=tuple(sorted(c.digest for c in rests_on)),
     )
     tensors |= {f"module.{name}": tensor for name, tensor in sent_weights(one.tensors()).items()}
-    return _write(place, party, method, tensors, TaskReference.of(one.signature), declared)
+    return _write(
+        place, party, method, tensors, TaskReference.of(one.signature), declared, tag="again" if rests_on else ""
+    )
 
 
 def release_statistics(place: Path, party: str, declared: Sequence[Any], tensors: Mapping[str, Any]) -> Contribution:

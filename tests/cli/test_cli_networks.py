@@ -63,6 +63,11 @@ def test_each_method_composes_without_a_base(method: str, composed: Composed) ->
     assert composite.parties == ("ash", "birch")
 
 
+def test_what_is_set_aside_is_told(handed: Mapping[str, list[Path]], tmp_path: Path) -> None:
+    outcome = done("compose", *handed["ash"], "--method", "combine", "--out", tmp_path / "alone")
+    assert "set aside: stitch_statistics of ash (sha256:" in outcome.err
+
+
 def test_one_party_alone_and_copies_in_a_soup(handed: Mapping[str, list[Path]], tmp_path: Path) -> None:
     every = [path for paths in handed.values() for path in paths]
     done("compose", *every, "--method", "network_alone", "--include", "birch", "--out", tmp_path / "alone")
@@ -110,6 +115,17 @@ def test_a_wrong_option_is_refused(
 ) -> None:
     refused("compose", *handed["ash"], *handed["birch"], *options, "--out", tmp_path / "out", names=names)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_candidates_are_composites_for_owners_to_evaluate(handed: Mapping[str, list[Path]], tmp_path: Path) -> None:
+    both = (*handed["ash"], *handed["birch"])
+    out = done("compose", *both, "--method", "stitch", "--candidates", 2, "--out", tmp_path / "c", "--json")
+    assert len(out.json["candidates"]) == 2
+    for name, path in out.json["candidates"].items():
+        method = open_network_composite(Path(path)).method
+        assert name == f"ash.{method.points[0]}+birch.{method.points[1]}"  # type: ignore[attr-defined]
+    refused("compose", *both, "--method", "combine", "--candidates", 2, "--out", tmp_path / "d", names="--candidates")
+    refused("compose", *both, "--method", "stitch", "--candidates", 0, "--out", tmp_path / "d", names="count=0")
 
 
 def test_the_help_lists_every_method(capsys: pytest.CaptureFixture[str]) -> None:

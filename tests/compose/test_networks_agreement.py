@@ -187,6 +187,23 @@ def chains(chain: Modules) -> dict[str, list[Contribution]]:
     }
 
 
+def test_a_module_that_learned_from_another_leaves_with_its_teacher(modules: Modules, tmp_path: Path) -> None:
+    student, teacher = modules["ash"], modules["birch"]
+    taught = parties.release(
+        tmp_path, "ash", one=parties.network("ash", 7), parts=("inputs", "classes"), rests_on=(student, teacher)
+    )
+    x = parties.inputs()
+    whole = compose([student, teacher, taught], Combine())
+    assert np.array_equal(
+        whole.members[0].network.tensors()["head.bias"], parties.network("ash", 7).tensors()["head.bias"]
+    )
+    left = whole.without("birch")
+    assert left.contributions == (student,)
+    assert np.array_equal(left.outputs(x), compose([student], Combine()).outputs(x))
+    with pytest.raises(MissingPart, match="no party holds that, since 1 of them stand on modules or contributions"):
+        compose([taught], Combine())
+
+
 def test_two_who_trained_for_themselves_are_not_averaged(
     modules: Modules, nets: Mapping[str, Network], tmp_path: Path
 ) -> None:

@@ -20,8 +20,10 @@ from quiltwork.compose.method import compose
 from quiltwork.compose.network_evidence import Evidence
 from quiltwork.compose.network_soup import NetworkSoup
 from quiltwork.compose.stitch import Stitch
+from quiltwork.compose.stitch_placements import placements
 from quiltwork.contribution.sealed import Contribution
-from quiltwork.errors import InvalidOption, TensorMismatch
+from quiltwork.errors import InvalidOption, MissingPart, TensorMismatch
+from quiltwork.evaluate.placement import search
 from quiltwork.evidence.embedding import ModuleEmbedding, embed
 from quiltwork.models.network.network import Network
 from quiltwork.models.network.stitched import StitchedNetwork
@@ -243,3 +245,44 @@ def test_what_was_found_is_told(modules: Modules, sums: Modules) -> None:
     assert set(cost) == {"ash", "birch", "ensemble", "stitched"}  # type: ignore[arg-type]
     whole = {name: one["multiply_adds"] for name, one in cost.items()}  # type: ignore[union-attr]
     assert whole["ensemble"] == whole["ash"] + whole["birch"] < whole["stitched"]
+
+
+def test_placements_are_methods_that_compose_and_owners_choose_among(modules: Modules, sums: Modules) -> None:
+    given = [modules["ash"], modules["birch"], *sums.values()]
+    found = placements(given, Stitch(rule="logit"), count=3)
+    assert 1 <= len(found) <= 3
+    composites = {name: compose(given, method) for name, method in found.items()}
+    for name, method in found.items():
+        assert method.pair == ("ash", "birch")
+        assert method.rule == "logit"
+        assert method.points is not None
+        assert name == f"ash {method.points[0]}, birch {method.points[1]}"
+    wrong = {
+        p: {name: float(np.mean(one.predict(parties.inputs(p)) != "yes")) for name, one in composites.items()}
+        for p in ("ash", "birch")
+    }
+    searched = search(list(found), lambda name: {owner: row[name] for owner, row in wrong.items()})
+    assert set(searched.front) <= set(found)
+    assert searched.front
+
+
+def test_placements_keep_the_direction(modules: Modules, sums: Modules) -> None:
+    given = [modules["ash"], modules["birch"], sums["ash"]]
+    found = placements(given, Stitch(("birch", "ash"), both=False))
+    for method in found.values():
+        model = compose(given, method).model()
+        assert isinstance(model, StitchedNetwork)
+        assert model.tails == ("ash",)
+        assert method.points is not None
+        assert model.splices[0].sources[0] == ("birch", method.points[0])
+
+
+def test_placements_of_nobody_s_sums_or_of_several_pairs_are_refused(
+    modules: Modules, sums: Modules, tmp_path: Path
+) -> None:
+    with pytest.raises(MissingPart, match="candidates for a stitch"):
+        placements([modules["ash"], modules["birch"]])
+    more = parties.release_pair(tmp_path, "ash", modules["ash"], modules["cedar"])
+    with pytest.raises(InvalidOption, match="sums about 2 pairs"):
+        placements([*modules.values(), sums["ash"], more])
+    assert all("cedar" in name for name in placements([*modules.values(), sums["ash"], more], Stitch(("cedar", "ash"))))

@@ -34,9 +34,10 @@ def run(
     from quiltwork.compose.joining import joined, joined_network
 
     if networks.is_network(composed):
-        network = joined_network(networks.open_network(composed), read_contributions(contributions, max_bytes))
+        late = read_contributions(contributions, max_bytes)
+        network = joined_network(networks.open_network(composed), late)
         network.save(out, overwrite=overwrite)
-        result = networks.told(network, out)
+        result = networks.told(network, out, late)
     else:
         whole = joined(open_mixture(composed), read_contributions(contributions, max_bytes))
         whole.save(out, overwrite=overwrite)

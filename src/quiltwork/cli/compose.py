@@ -156,6 +156,12 @@ def run(
     ridge: Annotated[
         float | None, typer.Option(help="stitch: strength. [default: by held-out rows]", rich_help_panel=_NETWORKS)
     ] = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option(
+            help="stitch: write so many placements below --out, for owners to evaluate.", rich_help_panel=_NETWORKS
+        ),
+    ] = None,
     form: Annotated[
         str | None, typer.Option(help="gaussian_head: naive_bayes, lda or qda.", rich_help_panel=_NETWORKS)
     ] = None,
@@ -207,7 +213,8 @@ def run(
     elif is_network_method(method):
         _require_no_text({"--base": base, "--public": public, "--layout": layout}, method)
         joining = make_network_method(method, options)
-        result = _networks(included(given(), include), joining, out, overwrite)
+        write = _networks if candidates is None else partial(_candidates, candidates)
+        result = write(included(given(), include), joining, out, overwrite)
     else:
         if layout not in (None, "portable", "native"):
             raise typer.BadParameter("--layout is portable or native")
@@ -254,7 +261,28 @@ def _networks(given: list[Contribution], method: NetworkMethod, out: Path, overw
 
     composite = compose(given, method)
     composite.save(out, overwrite=overwrite)
-    return networks.told(composite, out)
+    return networks.told(composite, out, given)
+
+
+def _candidates(
+    count: int, given: list[Contribution], method: NetworkMethod, out: Path, overwrite: bool
+) -> dict[str, Any]:
+    """Compose and save a stitch at each of several places; where they are and how well they fit."""
+    from quiltwork.compose.method import compose
+    from quiltwork.compose.stitch import Stitch
+    from quiltwork.compose.stitch_placements import placements
+    from quiltwork.files import new_directory
+
+    if not isinstance(method, Stitch):
+        raise InvalidOption("--candidates", why=f"method {method.name} chooses no place", mend="Leave it out.")
+    found = {name.replace(" ", ".").replace(",.", "+"): one for name, one in placements(given, method, count).items()}
+    with new_directory(out, overwrite=overwrite) as partial_out:
+        for name, one in found.items():
+            compose(given, one).save(partial_out / name)
+    for name in found:
+        say(f"wrote {out / name}")
+    say("let each owner evaluate them on its own data: quiltwork evaluate NAME=DIRECTORY ... --party NAME=DATA")
+    return {"path": str(out), "candidates": {name: str(out / name) for name in found}}
 
 
 def included(given: list[Contribution], include: Sequence[str] | None) -> list[Contribution]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
     from quiltwork.composite import NetworkComposite
+    from quiltwork.contribution.sealed import Contribution
 
 
 def is_network(directory: Path) -> bool:
@@ -42,9 +43,13 @@ def open_network(directory: Path) -> NetworkComposite:
     return open_network_composite(directory)
 
 
-def told(composite: NetworkComposite, out: Path) -> dict[str, Any]:
-    """Say what was written and what was found; what quiltwork.json says of it."""
+def told(composite: NetworkComposite, out: Path, given: Sequence[Contribution] = ()) -> dict[str, Any]:
+    """Say what was written, what was found, and what of ``given`` is not in it; what quiltwork.json says of it."""
     say(f"wrote {out}: {composite.method.name} of {', '.join(composite.parties)}")
+    for contribution in given:
+        if contribution not in composite.contributions:
+            what = f"{contribution.kind} of {contribution.party} ({contribution.digest[:19]}…)"
+            say(f"set aside: {what}, which stands on a module or a contribution that is not given")
     for note in composite.solution.notes:
         say(f"note: {note}")
     return composite.to_json() | {"path": str(out)}

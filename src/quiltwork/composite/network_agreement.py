@@ -82,6 +82,8 @@ def _require_same_classes(classes: Sequence[str], its: Sequence[str], one: str, 
 def checked(contributions: Sequence[Contribution], method: NetworkMethod) -> tuple[Contribution, ...]:
     """The contributions in order, without those that are about modules or rest on contributions not given.
 
+    Those are set aside and not refused, since whoever leaves must be able to leave; the composite does not hold them.
+
     Raises:
         TaskMismatch: they are of different tasks, or one is about other weights than those given.
         DuplicateParty: a party hands over the same thing twice.
@@ -95,9 +97,11 @@ def checked(contributions: Sequence[Contribution], method: NetworkMethod) -> tup
     for member in members_of(kept):
         _require_parts(member, method)
     if not any(method.needs() & member.parts for member in members_of(kept)):
+        aside = len(ordered) - len(kept)
         raise MissingPart(
             "the contributions",
-            why=f"method {method.name} needs {_list(method.needs())}, and no party holds that",
+            why=f"method {method.name} needs {_list(method.needs())}, and no party holds that"
+            + (f", since {aside} of them stand on modules or contributions that are not given" if aside else ""),
             mend="Give the contributions of the parties that take part.",
         )
     return kept
