@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
 
+import network_parties as parties
+from quiltwork.contribution.network_graph import PointRecord
 from quiltwork.errors import InvalidOption
 from quiltwork.evidence.class_moments import ClassMoments
 from quiltwork.evidence.covariates import CovariateSummary, deviations
@@ -152,32 +156,42 @@ def test_summaries_that_do_not_fit_are_refused() -> None:
 
 
 def test_features_are_grid_means_of_the_named_module() -> None:
-    network = _Stand()
-    spec = ModuleEmbedding(party="a", digest=network.digest, point="stem", dimension=2)
-    module = embedder(spec, SHAPE, network)
-    assert isinstance(module, PointFeatures)
-    x = torch.arange(36.0).reshape(1, *SHAPE)
-    assert module(x).tolist() == [[17.5, 35.0]]
-    for given, said in ((None, "not given"), (_Stand("sha256:" + "1" * 64), "another one")):
+    network = parties.network("ash")
+    x = torch.from_numpy(parties.inputs("ash", rows=4))
+    for point, axes in (("first", (2, 3)), ("pooled", ())):
+        raw = network.run(x, [point])[point].double()
+        spec = ModuleEmbedding(party="ash", digest=network.digest, point=point, dimension=raw.shape[1])
+        module = embedder(spec, SHAPE, network)
+        assert torch.equal(module(x), raw.mean(dim=axes) if axes else raw)
+    for given, said in ((None, "not given"), (parties.network("birch"), "another one")):
         with pytest.raises(InvalidOption, match=said):
             embedder(spec, SHAPE, given)
     with pytest.raises(InvalidOption, match="no point"):
         embedder(spec.model_copy(update={"point": "tail"}), SHAPE, network)
     with pytest.raises(InvalidOption, match="channels"):
-        embedder(spec.model_copy(update={"dimension": 3}), SHAPE, network)
+        embedder(spec.model_copy(update={"dimension": 9}), SHAPE, network)
 
 
-class _Point:
-    form, shape = "map", (2, 6, 6)
+@pytest.mark.parametrize(
+    ("form", "shape", "axes"), [("tokens", (5, 3), (1,)), ("grid", (2, 4, 3), (1, 2)), ("map", (3, 2, 4), (2, 3))]
+)
+def test_positions_are_averaged_in_every_form(form: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
+    record = PointRecord(name="p", node="p", form=form, shape=shape, cut=True)  # type: ignore[arg-type]
+    network = _Stand(record)
+    value = network.run(torch.zeros(2), ["p"])["p"]
+    assert torch.equal(PointFeatures(network, "p")(torch.zeros(2)), value.double().mean(dim=axes))  # type: ignore[arg-type]
 
 
 class _Stand(torch.nn.Module):
-    """What `embedder` asks of a network, and no more."""
+    """A network of which only one point matters."""
 
-    def __init__(self, digest: str = "sha256:" + "0" * 64) -> None:
+    def __init__(self, record: PointRecord) -> None:
         super().__init__()
-        self.digest = digest
-        self.points = {"stem": _Point()}
+        self.record = record
+
+    def point(self, name: str) -> PointRecord:
+        return self.record
 
     def run(self, x: torch.Tensor, want: list[str]) -> dict[str, torch.Tensor]:
-        return {name: torch.cat([x, 2 * x], dim=1) for name in want}
+        values = torch.arange(float(len(x) * math.prod(self.record.shape)))
+        return {name: values.reshape(len(x), *self.record.shape) for name in want}

@@ -11,22 +11,17 @@ and everything exports.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from quiltwork.errors import InvalidOption
 from quiltwork.evidence.embedding import Embedding, IdentityEmbedding, ModuleEmbedding, RandomEmbedding, projection
+from quiltwork.models.network.network import Network
 
-
-class Runs(Protocol):
-    """What is asked of a network: its values at named points."""
-
-    def run(self, x: Tensor, want: Sequence[str]) -> dict[str, Tensor]:
-        """The activations at ``want`` for raw inputs ``x``."""
-        ...
+_POSITIONS: Mapping[str, tuple[int, ...] | None] = {"map": (2, 3), "grid": (1, 2), "tokens": (1,), "vector": None}
+"""The axes of positions in each form of a point, the batch being axis 0."""
 
 
 class Flat(nn.Module):
@@ -57,30 +52,25 @@ class Projected(nn.Module):
 
 
 class PointFeatures(nn.Module):
-    """A network's activation at a point, averaged over the grid where it has one.
+    """A network's activation at a point, averaged over the positions that it has; a class token counts as one.
 
     Args:
-        network: a loaded network, frozen.
+        network: loaded and frozen.
         point: a name among its points.
-        form: ``map`` [n, c, h, w], ``tokens`` [n, t, c] or ``vector`` [n, c].
     """
 
-    def __init__(self, network: nn.Module, point: str, form: str) -> None:
+    def __init__(self, network: Network, point: str) -> None:
         super().__init__()
         self.network = network
         self.point = point
-        self.form = form
 
     def forward(self, x: Tensor) -> Tensor:
-        """Raw ``[n, *shape]`` to float64 ``[n, c]``."""
-        network: Runs = self.network  # type: ignore[assignment]  # nn.Module tells nothing of its methods
-        value = network.run(x, [self.point])[self.point].double()
-        if self.form == "map":
-            return value.mean(dim=(2, 3))
-        return value.mean(dim=1) if self.form == "tokens" else value
+        """Raw ``[n, *shape]`` to float64 ``[n, channels]``."""
+        value = self.network.run(x, [self.point])[self.point].double()
+        return value if (axes := _POSITIONS[self.network.point(self.point).form]) is None else value.mean(dim=axes)
 
 
-def embedder(spec: Embedding, shape: Sequence[int], network: nn.Module | None = None) -> nn.Module:
+def embedder(spec: Embedding, shape: Sequence[int], network: Network | None = None) -> nn.Module:
     """The module that embeds raw inputs of ``shape`` as ``spec`` says.
 
     Args:
@@ -98,16 +88,14 @@ def embedder(spec: Embedding, shape: Sequence[int], network: nn.Module | None = 
     return _features(spec, network)
 
 
-def _features(spec: ModuleEmbedding, network: nn.Module | None) -> PointFeatures:
+def _features(spec: ModuleEmbedding, network: Network | None) -> PointFeatures:
     name = f"embedding by the module of party '{spec.party}'"
-    if network is None or getattr(network, "digest", None) != spec.digest:
+    if network is None or network.digest != spec.digest:
         why = "it is not given" if network is None else "the network given is another one"
         raise InvalidOption(name, why=why, mend=f"Add the contribution whose network is {spec.digest[:19]}….")
-    point = network.points.get(spec.point)  # type: ignore[operator, union-attr]  # Network.points is a mapping
-    if point is None:
+    if spec.point not in network.points:
         raise InvalidOption(name, why=f"that network has no point {spec.point!r}", mend="Name one of its points.")
-    channels = point.shape[1] if point.form == "tokens" else point.shape[0]
-    if channels != spec.dimension:
+    if (channels := network.point(spec.point).channels) != spec.dimension:
         why = f"it declares {spec.dimension} dimensions, and {spec.point!r} has {channels} channels"
         raise InvalidOption(name, why=why, mend="Summarise the inputs again by that module.")
-    return PointFeatures(network, spec.point, point.form)
+    return PointFeatures(network, spec.point)
