@@ -18,6 +18,7 @@ from cli_split import additive, plan, table_csv, write_csv, xor
 from quiltwork.audit.certificate import read_certificate
 from quiltwork.audit.facts import Facts, read_facts
 from quiltwork.models.split.component import OptimiserPlan
+from quiltwork.models.split.composers import mlp
 from quiltwork.session.split.estimators import SplitClassifier
 
 
@@ -62,8 +63,9 @@ def test_components_are_those_of_the_estimator(isolated: tuple[Path, Path]) -> N
     tables, labels = additive()
     rounded = {p: t.astype(np.float32).astype(np.float64) for p, t in tables.items()}
     estimator = SplitClassifier(
-        width=4, hidden=[8], epochs=8, batch_size=32, seed=3, held_out=0.2, optimiser=OptimiserPlan("adam", 1e-2)
-    ).fit(rounded, labels)
+        width=4, hidden=[8], composer=lambda widths, outputs: mlp(widths[0], outputs, [16]), epochs=8, batch_size=32,
+        seed=3, held_out=0.2, optimiser=OptimiserPlan("adam", 1e-2),
+    ).fit(rounded, labels)  # fmt: skip
     digests = facts(isolated[1]).digests
     assert {p: digests[p] for p in tables} == {p: estimator.run_.digests()[p] for p in tables}
 

@@ -97,8 +97,8 @@ def composer(part: ComposerPart, widths: Sequence[int], outputs: int) -> nn.Modu
 
 
 def head(part: ComposerPart, width: int, outputs: int) -> nn.Module:
-    """A head of isolated mode; linear unless the plan says otherwise."""
-    return mlp(width, outputs, part.hidden) if part.kind == "mlp" else nn.Linear(width, outputs)
+    """A head of isolated mode; a multilayer perceptron unless the plan says otherwise."""
+    return mlp(width, outputs, [] if part.kind == "linear" else part.hidden)
 
 
 def _bounded(bounds: Bounds | None, party: str, columns: Sequence[str]) -> Bounded | None:

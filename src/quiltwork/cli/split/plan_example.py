@@ -32,7 +32,7 @@ component = { kind = "mlp", hidden = [32], width = 16 }
 files = ["shop.csv"]
 
 [composer]
-kind = "mlp"                     # or "linear"; isolated: a head for each party, linear if left out
+kind = "mlp"                     # or "linear"; isolated: a head for each party
 hidden = [32]
 outputs = "product"              # isolated: or "mean", "median", "stacked" (fitted to held-out rows)
 floor = -5.0                     # isolated, product: least log-probability that one party may give

@@ -11,7 +11,7 @@ Parameters, shared by both:
     hidden         hidden sizes of the default components and composers
     component      columns -> module [b, columns] -> [b, width]; None for a standardising multilayer perceptron
     composer       (widths, outputs) -> module: joint, of the list of activations; isolated, a head of one; None for
-                   a multilayer perceptron (joint) or a linear head (isolated)
+                   a multilayer perceptron, in isolated mode one for each party
     outputs        isolated: "product" (of classes), "mean", "median" or "stacked"
     floor          least log-probability of one party in a product
     epochs, batch_size, optimiser, seed
@@ -178,7 +178,7 @@ class SplitEstimator(BaseEstimator):
             build = self.composer or (lambda d, k: Concatenated(mlp(sum(d), k, self.hidden)))
             composer = Component.built(lambda: build(widths, k), self._plan(), name="composer", seed=self.seed)
             return Joint(composer, dict.fromkeys(parties, self.width), classes=classes)
-        head = self.composer or (lambda d, k: nn.Linear(d[0], k))
+        head = self.composer or (lambda d, k: mlp(d[0], k, self.hidden))
         heads = {
             p: Component.built(lambda: head([self.width], k), self._plan(), name=f"head of {p}", seed=self.seed)
             for p in parties
