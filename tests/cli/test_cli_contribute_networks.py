@@ -133,6 +133,17 @@ def test_moments_alone_and_under_noise(owners: Mapping[str, Path], tmp_path: Pat
     refused(*words, "--inputs", "none", "--out", tmp_path / "c", names="moments")
 
 
+def test_inputs_without_labels_have_moments_too(tmp_path: Path) -> None:
+    np.savez(tmp_path / "scans.npz", inputs=pixels(50, 0)[0])
+    words = ("contribute", "moments", "--data", tmp_path / "scans.npz", "--units", "0..1", "--party", "north", "--out")
+    told = done(*words, tmp_path / "a", "--classes", CLASSES, "--json").json
+    assert told["task"]["classes"] == CLASSES.split(",")
+    assert done(*words, tmp_path / "b", "--outputs", 2, "--json").json["task"]["outputs"] == 2
+    refused(*words, tmp_path / "c", names="no labels")
+    refused(*words, tmp_path / "c", "--classes", CLASSES, "--class-moments", "pooled", names="no labels")
+    refused(*words, tmp_path / "c", "--classes", "bar,bar", names="named twice")
+
+
 def test_a_published_network_embeds(owners: Mapping[str, Path], published: Mapping[str, Path], tmp_path: Path) -> None:
     words = ("contribute", "moments", "--data", owners["south"] / "data.npz", "--units", "0..1", "--party", "south",
              "--classes", CLASSES, "--embedding-network", published["north"], "--out", tmp_path / "x")  # fmt: skip

@@ -49,7 +49,7 @@ _F64: tuple[Dtype, ...] = ("F64",)
 _STATISTICS = "statistics.safetensors"
 _MOST_COUNT = float(2**53)
 
-Side = Annotated[int, Field(ge=1, le=2**20)]
+Side = Annotated[int, Field(ge=1, le=MOST_INPUT_NUMBERS)]
 
 
 class TaskReference(Record):

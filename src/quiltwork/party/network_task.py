@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from quiltwork.contribution.manifest import stated
 from quiltwork.contribution.networks import TaskReference
 from quiltwork.errors import FragmentError, TaskMismatch
 from quiltwork.party.examples import Examples
 
 
-def task_of(examples: Examples) -> TaskReference:
-    """The task that labelled inputs are of.
+def task_of(examples: Examples, classes: tuple[str, ...] | None = None, outputs: int | None = None) -> TaskReference:
+    """The task that inputs are of.
+
+    Args:
+        examples: their labels say what comes out.
+        classes: what comes out, for inputs without labels.
+        outputs: likewise, for numbers.
 
     Raises:
-        FragmentError: they have no labels.
+        FragmentError: they have no labels, and neither classes nor outputs are given.
+        MalformedContribution: a class is named twice, say.
     """
-    examples.require_labels()
-    outputs = examples.outputs
-    assert outputs is not None
-    return TaskReference(shape=examples.shape, units=examples.units, classes=examples.classes, outputs=outputs)
+    if examples.labels is not None:
+        classes, outputs = examples.classes, examples.outputs
+    elif classes is not None:
+        outputs = len(classes)
+    if outputs is None:
+        examples.require_labels()
+    return stated(TaskReference, shape=examples.shape, units=examples.units, classes=classes, outputs=outputs)
 
 
 def require_task(examples: Examples, task: TaskReference, *, labelled: bool) -> None:

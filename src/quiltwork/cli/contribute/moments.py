@@ -31,6 +31,7 @@ def run(
     party: options.PartyOption,
     out: options.Out,
     classes: options.Classes = None,
+    outputs: Annotated[int | None, typer.Option(help="Numbers to predict, for inputs without labels.")] = None,
     task: Annotated[str, typer.Option(help="classification, or regression of numbers.")] = "classification",
     shape: options.Shape = None,
     target: options.Target = None,
@@ -57,11 +58,12 @@ def run(
         from quiltwork.party.input_moments import MomentsOrder, contribute_moments
         from quiltwork.party.network_task import task_of
 
+        known = tuple(listed(classes)) if classes else None
         examples = options.read_examples(
             data,
             units=units,
             task=task,
-            classes=listed(classes) if classes else None,
+            classes=known,
             target=target,
             features=features,
             shape=options.sizes(shape, "--shape"),
@@ -75,7 +77,7 @@ def run(
         )
         contribution = contribute_moments(
             examples,
-            task_of(examples),
+            task_of(examples, known, outputs),
             out,
             party,
             order or MomentsOrder(inputs=None),
