@@ -18,6 +18,7 @@ from quiltwork.evaluate.network_views import (
     decomposition_view,
     knowledge_view,
     owners_view,
+    reach_headline,
     reach_view,
 )
 from quiltwork.evaluate.plots import draw_all
@@ -89,6 +90,12 @@ def test_what_reaches_the_others_is_told_and_nothing_where_nothing_does() -> Non
     worse = scores(methods={"ensemble": row(0.8, 0.8)}, alone={"ash": row(0.05, 0.1), "oak": row(0.1, 0.1)})
     assert reach_view(worse)[-1].endswith("do not collaborate")
     assert not any("do not collaborate" in sentence for sentence in told)
+
+
+def test_the_answer_on_top_says_who_reaches_beyond_the_own_rows() -> None:
+    assert "gain most in evidence, +57.5 points on average" in reach_headline(scores())
+    assert reach_headline(scores(methods={"ensemble": row(0.2, 0.2)})) == ""  # ash clearly loses in it
+    assert reach_headline(scores(metric="nats per row")) == ""
 
 
 def test_classes_are_told_before_and_after() -> None:

@@ -105,14 +105,36 @@ def reach_view(scores: Scores) -> list[str]:
     return sentences
 
 
-def _reach(scores: Scores, name: str, gains: list[insight.Gain]) -> str:
+def reach_headline(scores: Scores) -> str:
+    """Which composed model reaches furthest beyond the own rows while nobody clearly loses on them; empty: none does."""
+    if owners_view(scores) is None:
+        return ""
+    means = {
+        name: _mean_of_others(insight.gains(scores, name))
+        for name in _columns(scores)
+        if name != POOLED and not insight.better_off_alone(scores, name)
+    }
+    known = {name: mean for name, mean in means.items() if mean is not None and mean > insight.RESOLUTION}
+    if not known:
+        return ""
+    best = max(known, key=known.__getitem__)
+    return (
+        f"On the others' rows owners gain most in {best}, {_gained(scores, known[best])} on average, "
+        "with nobody clearly losing on its own."
+    )
+
+
+def _mean_of_others(gains: list[insight.Gain]) -> float | None:
     known = [gain.others for gain in gains if gain.others is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _reach(scores: Scores, name: str, gains: list[insight.Gain]) -> str:
+    mean = _mean_of_others(gains) or 0.0
     losers = [c.party for c in insight.better_off_alone(scores, name)]
     lost = f"on their own {', '.join(losers)} clearly lose" if losers else "on their own nobody clearly loses"
     unit = "" if scores.measure.points else f" {scores.metric} saved"
-    return (
-        f"{name}: owners gain {_gained(scores, sum(known) / len(known))}{unit} on the others' rows, on average; {lost}"
-    )
+    return f"{name}: owners gain {_gained(scores, mean)}{unit} on the others' rows, on average; {lost}"
 
 
 def _error(scores: Scores, cell: Cell) -> str:

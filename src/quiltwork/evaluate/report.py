@@ -88,7 +88,7 @@ def _texts(scores: Scores) -> dict[str, object]:
     legend = views.legend_view(scores)
     return {
         "metric": scores.measure,
-        "headline": insight.headline(scores),
+        "headline": f"{insight.headline(scores)} {network_views.reach_headline(scores)}".rstrip(),
         "verdicts": insight.verdicts(scores),
         "joining": [insight.who_should_join(scores, m) for m in scores.leave_one_out if m in scores.methods],
         "legend": list(legend.values()),
