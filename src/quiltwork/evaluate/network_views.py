@@ -106,7 +106,7 @@ def reach_view(scores: Scores) -> list[str]:
 
 
 def reach_headline(scores: Scores) -> str:
-    """Which composed model reaches furthest beyond the own rows while nobody clearly loses on them; empty: none does."""
+    """Which composed model gives most on the others' rows while nobody clearly loses on its own; empty: none."""
     if owners_view(scores) is None:
         return ""
     means = {
