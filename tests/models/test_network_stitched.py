@@ -73,6 +73,13 @@ def test_the_ensemble_is_a_setting_exactly(rule: str) -> None:
         torch.testing.assert_close(model(x).exp(), due)
 
 
+def test_the_ensemble_with_shares_per_input_is_a_setting_exactly() -> None:
+    model, x = stirred(joined(weigher=Ramp(2))), inputs(5, 2)
+    alone = CombinedNetworks({"ash": network("cnn"), "oak": network("residual")}, "probability", Ramp(2))
+    assert torch.equal(model(x, "ensemble"), alone(x))
+    assert not torch.equal(joined()(x, "ensemble"), alone(x))
+
+
 @pytest.mark.parametrize("mode", ["average", "replace"])
 @pytest.mark.parametrize(("name", "point"), [("cnn", "body.2"), ("residual", "block1"), ("vit", "layers.0")])
 def test_a_network_stitched_to_itself_is_itself(name: str, point: str, mode: str) -> None:

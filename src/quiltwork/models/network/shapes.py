@@ -6,8 +6,8 @@ would hold. The limits are stated per input of a batch::
 
     one node         2^24 numbers       (64 MiB in float32)
     alive at once    2^28 numbers       without the weights
-    one node         2^36 multiply-adds, or cells that pooling looks at
-    all nodes        2^40 of them
+    one node         2^34 multiply-adds, or cells that pooling looks at
+    all nodes        2^38 of them
 
 A graph computes with its batch size, so what holds for two inputs need not hold for three: a network makes this run
 once for every batch size that it meets.
@@ -30,8 +30,8 @@ from quiltwork.models.network.work import metered, steps_through
 
 MOST_NUMBERS = 2**24
 MOST_ALIVE = 2**28
-MOST_WORK = 2**36
-MOST_WORK_TOGETHER = 2**40
+MOST_WORK = 2**34
+MOST_WORK_TOGETHER = 2**38
 
 _META = torch.device("meta")
 _TYPES = frozenset(DTYPES.values())

@@ -157,6 +157,8 @@ class StitchedNetwork(nn.Module):
 
     def _shares(self, weights: Tensor, parties: Sequence[str]) -> Tensor:
         """The weigher's columns of some parties, brought to a sum of one; alike where all of them vanish."""
+        if tuple(parties) == self.parties:
+            return weights
         columns = weights[:, [self.parties.index(party) for party in parties]] + 1e-12
         return columns / columns.sum(dim=1, keepdim=True)
 
