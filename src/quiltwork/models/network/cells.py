@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
 
 from quiltwork.contribution.network_graph import PointRecord
 from quiltwork.contribution.pair_layout import PairPoint
@@ -42,5 +42,15 @@ def takes_part(point: PointRecord, largest_grid: int | None = None) -> PairPoint
 
 def pooled_cells(point: PointRecord, value: Tensor, part: PairPoint) -> Tensor:
     """An activation as cells ``[n, channels, height, width]`` of the grid on which the point takes part."""
-    found = cells(point, value)
-    return found if found.shape[2:] == part.grid else adaptive_avg_pool2d(found, part.grid)
+    return averaged(cells(point, value), part.grid)
+
+
+def averaged(found: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Cells ``[n, channels, height, width]`` averaged to a grid that is no finer."""
+    (height, width), (rows, columns) = found.shape[2:], grid
+    if (height, width) == (rows, columns):
+        return found
+    if height % rows or width % columns:
+        return adaptive_avg_pool2d(found, grid)
+    # the same, and half as quick again
+    return avg_pool2d(found, (height // rows, width // columns))

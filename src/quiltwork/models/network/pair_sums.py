@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
 
 from quiltwork.contribution.pair_layout import Fold, Grid, PairLayout, PairPoint
+from quiltwork.models.network.cells import averaged
 
 Precision: TypeAlias = Literal["float64", "float32"]
 _DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -90,7 +90,7 @@ def _stacked(
     start = 0
     for k in present:
         stop = start + points[k].channels
-        found = cells[k] if points[k].grid == size else adaptive_avg_pool2d(cells[k].to(dtype), size)
+        found = cells[k] if points[k].grid == size else averaged(cells[k].to(dtype), size)
         whole[start:stop].copy_(found.transpose(0, 1))
         start = stop
     return whole.reshape(len(whole), -1)
