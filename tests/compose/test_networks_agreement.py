@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import network_parties as parties
 from quiltwork.compose.aligned_average import AlignedAverage
@@ -18,7 +20,7 @@ from quiltwork.compose.network_alone import NetworkAlone
 from quiltwork.compose.network_evidence import Evidence
 from quiltwork.compose.network_soup import NetworkSoup
 from quiltwork.compose.stitch import Stitch
-from quiltwork.composite.network_members import settled
+from quiltwork.composite.network_members import members_of, settled
 from quiltwork.contribution.networks import TaskReference
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import DuplicateParty, ExportError, InvalidOption, MissingPart, TaskMismatch, TensorMismatch
@@ -177,6 +179,56 @@ def test_of_a_chain_the_last_counts_and_earlier_ones_stand_in(modules: Modules, 
     outputs = [one.outputs(x) for one in by.values()]
     assert not np.array_equal(outputs[0], outputs[1])
     assert not np.array_equal(outputs[0], outputs[2])
+
+
+@pytest.fixture(scope="module")
+def pool(
+    modules: Modules,
+    sums: Modules,
+    chain: Modules,
+    nets: Mapping[str, Network],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> list[Contribution]:
+    """Contributions of all kinds, some about others, some on top of others, one module taught by another party's."""
+    place = tmp_path_factory.mktemp("pool")
+    taught_net = parties.network("ash", 7)
+    taught = parties.release(place, "ash", one=taught_net, rests_on=(modules["ash"], modules["birch"]))
+    late = [
+        parties.release_pair(place, "cedar", taught, modules["cedar"]),
+        parties.release_pair(place, "birch", modules["ash"], modules["cedar"]),
+        parties.release_outputs(place, "birch", nets),
+        parties.release_outputs(place, "cedar", {"ash": taught_net, "birch": nets["birch"]}),
+    ]
+    return [*modules.values(), *sums.values(), *chain.values(), taught, *late]
+
+
+@given(data=st.data())
+def test_settling_before_somebody_leaves_and_afterwards_agree(data: st.DataObject, pool: list[Contribution]) -> None:
+    some = data.draw(st.lists(st.sampled_from(range(len(pool))), unique=True))
+    contributions, leaver = [pool[k] for k in some], data.draw(st.sampled_from(parties.PARTIES))
+    whole = settled(contributions)
+    assert whole == settled(contributions[::-1]) == settled(whole)
+    assert set(whole) <= set(contributions)
+    left = [c for c in contributions if c.party != leaver]
+    assert settled([c for c in whole if c.party != leaver]) == settled(left)
+    assert all(member.contributions for member in members_of(settled(left)))
+
+
+def test_sums_about_a_former_module_wait_for_it_to_come_back(pool: list[Contribution], modules: Modules) -> None:
+    about_former = next(
+        c for c in pool if c.party == "birch" and c.kind == "stitch_statistics" and c.path.name.endswith("cedar")
+    )
+    taught = next(c for c in pool if c.path.name.endswith("again"))
+    given = [*modules.values(), taught, about_former]
+    whole = compose(given, Combine())
+    assert about_former in whole.contributions
+    assert all(about_former not in member.contributions for member in whole.members)
+    with pytest.raises(MissingPart):
+        compose(given, Stitch())
+    helper = parties.release_pair(about_former.path.parent / "more", "cedar", modules["ash"], modules["cedar"])
+    left = compose([*given, helper], Combine()).without("birch")
+    assert {c.digest for c in left.contributions} == {modules["ash"].digest, modules["cedar"].digest, helper.digest}
+    assert any(helper in member.contributions for member in left.members)
 
 
 def chains(chain: Modules) -> dict[str, list[Contribution]]:

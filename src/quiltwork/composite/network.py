@@ -68,13 +68,13 @@ class NetworkComposite:
 
     @cached_property
     def members(self) -> tuple[Member, ...]:
-        """The parties with what they handed over, sorted."""
+        """The parties with what they handed over and counts now, sorted."""
         return members_of(self.contributions)
 
     @property
     def parties(self) -> tuple[str, ...]:
         """The parties in it, sorted; those that brought statistics alone among them."""
-        return tuple(member.party for member in self.members)
+        return tuple(sorted({c.party for c in self.contributions}))
 
     @property
     def provenance(self) -> Provenance:
@@ -138,7 +138,8 @@ class NetworkComposite:
                 mend="Give raw inputs in the shape and the units that the parties declared.",
             )
         for start in range(0, len(rows), batch):
-            part = np.ascontiguousarray(rows[start : start + batch], dtype=np.float32)
+            with np.errstate(over="ignore"):  # refused below, by name
+                part = np.ascontiguousarray(rows[start : start + batch], dtype=np.float32)
             if not np.isfinite(part).all():
                 raise InvalidOption("inputs", why="one is not finite in float32", mend="Leave such inputs out.")
             yield part

@@ -14,7 +14,6 @@ from quiltwork.composite.network_members import (
     Member,
     about,
     in_order,
-    leaves,
     members_of,
     modules_of,
     settled,
@@ -93,10 +92,11 @@ def checked(contributions: Sequence[Contribution], method: NetworkMethod) -> tup
     agreed_task(ordered)
     _require_these_weights(ordered)
     kept = settled(ordered)
-    _require_one_each(kept)
-    for member in members_of(kept):
+    members = members_of(kept)
+    for member in members:
+        _require_one_each(member)
         _require_parts(member, method)
-    if not any(method.needs() & member.parts for member in members_of(kept)):
+    if not any(method.needs() & member.parts for member in members):
         aside = len(ordered) - len(kept)
         raise MissingPart(
             "the contributions",
@@ -110,9 +110,8 @@ def checked(contributions: Sequence[Contribution], method: NetworkMethod) -> tup
 def _require_these_weights(contributions: Sequence[Contribution]) -> None:
     """Whoever speaks of a party's network speaks of one that is given, or of a party that is not here at all."""
     given: dict[str, list[str]] = {}
-    for contribution in contributions:
-        for party, digest in modules_of([contribution]).items():
-            given.setdefault(party, []).append(digest)
+    for party, digest in sorted(modules_of(contributions)):
+        given.setdefault(party, []).append(digest)
     for contribution in contributions:
         for reference in about(contribution):
             found = given.get(reference.party, [reference.digest])
@@ -125,16 +124,16 @@ def _require_these_weights(contributions: Sequence[Contribution]) -> None:
                 )
 
 
-def _require_one_each(contributions: Sequence[Contribution]) -> None:
+def _require_one_each(member: Member) -> None:
     """Of one party, no two contributions say the same: a part of its own twice, or a part about the same modules."""
     seen: dict[object, str] = {}
-    for contribution, part in ((c, part) for c in leaves(contributions) for part in sorted(c.parts)):
+    for contribution, part in ((c, part) for c in member.contributions for part in sorted(c.parts)):
         # whoever tells twice how outputs fit its rows would count them twice, whichever networks it speaks of
         subject = () if part == "outputs" else about(contribution)
-        before = seen.setdefault((contribution.party, part, frozenset(subject)), contribution.digest)
+        before = seen.setdefault((part, frozenset(subject)), contribution.digest)
         if before != contribution.digest:
             raise DuplicateParty(
-                f"party '{contribution.party}'",
+                f"party '{member.party}'",
                 why=f"two of its contributions hold '{part}' of the same ({before[:19]}… and "
                 f"{contribution.digest[:19]}…)",
                 mend="Compose with one of the two.",

@@ -14,7 +14,7 @@ Composing, opening and leaving all go through ``settled``, which is why taking a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -122,8 +122,11 @@ def in_order(contributions: Iterable[Contribution]) -> tuple[Contribution, ...]:
 
 
 def members_of(contributions: Iterable[Contribution]) -> tuple[Member, ...]:
-    """The contributions that count, gathered by party; see `leaves`."""
-    return tuple(Member(party, tuple(its)) for party, its in groupby(leaves(contributions), key=lambda c: c.party))
+    """The contributions that count, gathered by party: the last of what each took further, about the last of others."""
+    last = leaves(contributions)
+    modules = modules_of(last)
+    count = (c for c in last if _is_about(c, modules))
+    return tuple(Member(party, tuple(its)) for party, its in groupby(count, key=lambda c: c.party))
 
 
 def task_of(contribution: Contribution) -> TaskReference:
@@ -141,10 +144,11 @@ def task_of(contribution: Contribution) -> TaskReference:
     return contribution.manifest.task
 
 
-def modules_of(contributions: Iterable[Contribution]) -> dict[str, str]:
-    """Digest of each party's network: the last one, where one of its modules rests on another of its own."""
-    found = leaves(c for c in contributions if c.kind == "module")
-    return {c.party: c.manifest.method.network for c in found if isinstance(c.manifest, ModuleManifest)}
+def modules_of(contributions: Iterable[Contribution]) -> frozenset[tuple[str, str]]:
+    """Party and digest of every network."""
+    return frozenset(
+        (c.party, c.manifest.method.network) for c in contributions if isinstance(c.manifest, ModuleManifest)
+    )
 
 
 def about(contribution: Contribution) -> tuple[ModuleReference, ...]:
@@ -170,7 +174,8 @@ def leaves(contributions: Iterable[Contribution]) -> tuple[Contribution, ...]:
 def settled(contributions: Iterable[Contribution]) -> tuple[Contribution, ...]:
     """In order, without those about networks that are not there, or resting on what is not there.
 
-    Sums about the outputs of many networks stay while one of these is there: numbers about others are not used.
+    What stands in a part of S stands in S, so that settling before somebody leaves and settling afterwards agree. Sums
+    about the outputs of many networks stay while one of these is there: numbers about others are not used.
     """
     kept = in_order(contributions)
     while True:
@@ -181,6 +186,6 @@ def settled(contributions: Iterable[Contribution]) -> tuple[Contribution, ...]:
         kept = stands
 
 
-def _is_about(contribution: Contribution, modules: Mapping[str, str]) -> bool:
-    present = [modules.get(reference.party) == reference.digest for reference in about(contribution)]
+def _is_about(contribution: Contribution, modules: Collection[tuple[str, str]]) -> bool:
+    present = [(reference.party, reference.digest) in modules for reference in about(contribution)]
     return (any if isinstance(contribution.manifest, OutputsManifest) else all)(present) or not present

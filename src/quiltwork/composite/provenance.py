@@ -10,11 +10,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from quiltwork.errors import CheckpointError
 from quiltwork.models.assembly import Layout
 from quiltwork.models.base import read_json
+
+if TYPE_CHECKING:
+    from quiltwork.contribution.trust import Trust
 
 PROVENANCE = "quiltwork.json"
 FORMAT = "quiltwork-composite"
@@ -48,6 +51,16 @@ class Provenance:
     def without(self, party: str) -> Provenance:
         """The provenance of the composite without ``party``."""
         return replace(self, contributions=tuple(e for e in self.contributions if e.party != party))
+
+    def refuse_revoked(self, trust: Trust) -> None:
+        """Refuse a composite of which a party took its contribution back.
+
+        Raises:
+            RevokedContribution: one did; by whom, when and why is said.
+        """
+        for entry in self.contributions:
+            mend = f"Take it out: quiltwork remove DIRECTORY --party {entry.party} --out NEW, or compose without it."
+            trust.refuse_revoked(entry.party, entry.digest, mend)
 
     def to_json(self, layout: Layout | Literal["table"]) -> dict[str, Any]:
         """The content of quiltwork.json."""
