@@ -223,6 +223,7 @@ def test_labels_are_not_randomised_again_after_an_interruption(tmp_path: Path, m
     monkeypatch.setattr(Isolated, "learn", stopping)
     assert outcome_of(*train).code == 1
     released = (tmp_path / "run.states" / "released.json").read_text()
+    assert (tmp_path / "run.states").stat().st_mode & 0o077 == 0
     monkeypatch.setattr(Isolated, "learn", learn)
     refused(*train, names="did not end")
     done(*train, "--resume")
@@ -274,6 +275,9 @@ def test_training_that_was_interrupted_goes_on_bit_for_bit(
     stopped = outcome_of(*train)
     assert (stopped.code, "interrupted" in stopped.err) == (1, True)
     assert not (tmp_path / "run").exists()
+    saved = [path for path in (tmp_path / "run.states").rglob("*") if path.is_file()]
+    assert {path.suffix for path in saved} >= {".safetensors", ".json"}
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "run.states", *saved))
     monkeypatch.setattr(Isolated, "learn", learn)
     refused(*train, names="did not end", mend="--resume")
     outcome = done(*train, "--resume", "--json").json

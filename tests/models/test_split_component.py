@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,16 @@ def stepped(one: Component, rounds: range) -> Component:
     for round_ in rounds:
         one.backward(one.forward(ROWS, round_) - 1, round_)
     return one
+
+
+def test_a_saved_component_is_for_its_writer_alone(tmp_path: Path) -> None:
+    before = os.umask(0)  # under which a plain file is for everybody
+    try:
+        save_component(Component.built(lambda: nn.Linear(3, 2), name="ash"), tmp_path / "state.safetensors")
+        (tmp_path / "plain").touch()
+    finally:
+        os.umask(before)
+    assert [(tmp_path / n).stat().st_mode & 0o777 for n in ("state.safetensors", "plain")] == [0o600, 0o666]
 
 
 @pytest.mark.parametrize("plan", [OptimiserPlan("adam"), OptimiserPlan("sgd", momentum=0.9, weight_decay=0.1)])

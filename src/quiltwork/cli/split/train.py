@@ -147,7 +147,7 @@ def _resumed(live: SplitRun, tape: bool) -> int:
 def states_of(out: Path, plan: bytes, resume: bool) -> Path:
     """The folder of states beside the run directory; it holds those of one plan."""
     from quiltwork.cli.split.folder import plan_digest
-    from quiltwork.files import write_file
+    from quiltwork.files import storage_error, write_file
 
     place = out.with_name(f"{out.name}.states")
     mark = place / "plan.sha256"
@@ -159,6 +159,12 @@ def states_of(out: Path, plan: bytes, resume: bool) -> Path:
         raise InvalidOption(
             f"states '{place}'", why="they are of another plan", mend="Restore that plan, or remove them."
         )
+    try:
+        # parties and composer save what they learned in it, and a party's own output lies there
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place.chmod(0o700)
+    except OSError as error:
+        raise storage_error(place, error) from error
     write_file(mark, plan_digest(plan), private=True)
     return place
 

@@ -52,12 +52,12 @@ def restore(component: Component, state: dict[str, Tensor]) -> None:
 
 
 def save_component(component: Component, path: Path) -> None:
-    """Write the state to ``path``, whole or not at all.
+    """Write the state to ``path``, whole or not at all, readable by its writer alone: it is a function of private rows.
 
     Raises:
         StorageError: the file system refuses.
     """
-    write_file(path, save(state_of(component)))
+    write_file(path, save(state_of(component)), private=True)
 
 
 def load_component(component: Component, path: Path) -> None:

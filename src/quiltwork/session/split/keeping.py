@@ -88,7 +88,7 @@ class Keeping:
             self._write(note)
 
     def _write(self, note: dict[str, Any]) -> None:
-        write_file(self._folder / NOTE, json.dumps(note, indent=1, sort_keys=True))
+        write_file(self._folder / NOTE, json.dumps(note, indent=1, sort_keys=True), private=True)
 
     def _path(self, round_: int, learner: Component) -> Path:
         return self._folder / f"round-{round_}" / _file(learner)
