@@ -290,6 +290,13 @@ def test_the_label_among_a_partys_columns(machines: Path, short: Path) -> None:
     refused(*host(machines, short, "bank"), names=("x0", "label"))
 
 
+def test_keys_are_never_printed(machines: Path) -> None:
+    one = invitation(machines, "shop")
+    assert all(one.up not in told and str(one.keys.up) not in told for told in (repr(one), str(one), repr(one.keys)))
+    assert one.ids is not None
+    assert one.ids in repr(one)
+
+
 # The composer ------------------------------------------------------------
 
 

@@ -133,9 +133,9 @@ class Channel(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PairKeys:
-    """The two keys of a pair, one a direction, so that a frame cannot be sent back as an answer."""
+    """The two keys of a pair, one a direction, so that a frame cannot be sent back as an answer; never printed."""
 
     down: bytes
     up: bytes

@@ -34,8 +34,8 @@ class Invitation(BaseModel):
 
     party: str
     plan: Digest
-    down: Digest
-    up: Digest
+    down: Annotated[Digest, Field(repr=False)]
+    up: Annotated[Digest, Field(repr=False)]
     sealing: Literal["not sealed", "audit-hook", "landlock"]
     columns: list[str]
     cases: Annotated[int, Field(ge=0)]
