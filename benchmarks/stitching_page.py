@@ -68,23 +68,31 @@ def _hypervolumes(task: str, name: str, pairs: list[Mapping]) -> tuple[str, str,
     return what, f"stitches of one owner {_spread(gains)}, all {_spread(all_)}", _yes(mean(gains) > 0)
 
 
+WAYS = {
+    "": "",
+    ", averaged with the ensemble": ", outputs averaged with the ensemble's",
+    ", evidence": ", evidence weights",
+}
+
+
 def _one_owner(task: str, name: str, pairs: list[Mapping]) -> Iterable[tuple[str, str, str]]:
-    """Stitches that only one owner trained: is there a place and a length that suits, on the mean over seeds?"""
+    """Stitches that only one owner trained: does the front of each seed hold a point with both wishes?"""
     first, second = name.split(" + ")
     for owner, other in ((first, second), (second, first)):
-        found = [_best_at(pair["accuracy"], owner, other) for pair in pairs]
-        own, foreign, above = (mean(row[i] for row in found) for i in range(3))
-        yield (
-            f"{task}: trained at {owner} alone, own data within 0.02 of the own model, {other} within 0.05 of the "
-            "ensemble and above the own model",
-            f"own {own:+.3f}, foreign {foreign:+.3f} of the ensemble, {above:+.3f} of the own model",
-            _yes(own >= -0.02 and foreign >= -0.05 and above > 0.02),
-        )
+        for way, said in WAYS.items():
+            found = [_best_at(pair["accuracy"], owner, other, way) for pair in pairs]
+            own, foreign, above = (mean(row[i] for row in found) for i in range(3))
+            yield (
+                f"{task}: stitches trained at {owner} alone{said}: own data within 0.02 of the own model, {other} "
+                "within 0.05 of the ensemble and far above the own model",
+                f"own {own:+.3f}, foreign {foreign:+.3f} of the ensemble, {above:+.3f} of the own model",
+                _yes(own >= -0.02 and foreign >= -0.05 and above > 0.02),
+            )
 
 
-def _best_at(rows: Mapping[str, Mapping[str, float]], owner: str, other: str) -> tuple[float, float, float]:
+def _best_at(rows: Mapping[str, Mapping[str, float]], owner: str, other: str, way: str) -> tuple[float, float, float]:
     """Of what was trained at one owner: least in default of both wishes."""
-    wanted = [row for name, row in rows.items() if name.endswith(f"steps at {owner}")]
+    wanted = [row for name, row in rows.items() if name.endswith(f"steps at {owner}{way}")]
     gaps = [
         (row[owner] - rows[owner][owner], row[other] - rows["ensemble"][other], row[other] - rows[owner][other])
         for row in wanted

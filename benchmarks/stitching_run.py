@@ -223,6 +223,8 @@ def _trained(
             stitches = contribute_stitches(modules, mine, folder / label.replace("/", "_"), order, statistics=sums)
             given = [*modules, *sums, stitches]
             found[label] = _composed(two, given, Stitch((a, b)))
+            found[f"{label}, evidence"] = _composed(two, given, Stitch((a, b), weights="evidence"))
+            found[f"{label}, averaged with the ensemble"] = _halfway(two, given, modules, (a, b))
             if steps == STEPS[-1] and first == a:
                 theirs = two[second].examples(second, slice(None), task.classes)
                 turn = f"{label}, then at {second}"
@@ -232,15 +234,24 @@ def _trained(
     return found
 
 
+def _halfway(
+    two: Mapping[str, Owner], given: list[Contribution], modules: list[Contribution], parties: tuple[str, str]
+) -> Row:
+    """Probabilities of the stitched network and of the plain ensemble, half and half."""
+    stitched, ensemble = compose(given, Stitch(parties)).model(), compose(modules, Combine()).model()
+    with torch.inference_mode():
+        return _row(two, lambda x: softmax(stitched(x), -1) + softmax(ensemble(x), -1))
+
+
 def _fronts(rows: Mapping[str, Row], a: str, b: str) -> dict[str, list[str]]:
     parents = [a, b, "ensemble"]
-    one = [name for name in rows if " steps at " in name and "then at" not in name]
+    one = [name for name in rows if " steps at " in name and "then at" not in name and "evidence" not in name]
     return {
         "parents and ensemble": parents,
         "and closed form": parents + [name for name in rows if name.endswith("closed form")],
         "and stitches trained at one owner": parents + one,
         "and stitches trained in turn": parents + [name for name in rows if "then at" in name],
-        "and evidence": [*parents, "evidence"],
+        "and evidence": [*parents, *(name for name in rows if "evidence" in name)],
         "all": list(rows),
     }
 
