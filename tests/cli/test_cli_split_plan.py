@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from quiltwork.cli.split import plan_parts
 from quiltwork.cli.split.plan import Plan, parsed
 from quiltwork.cli.split.plan_example import EXAMPLE
+from quiltwork.errors import InvalidOption
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sessions.md").read_text(encoding="utf-8")
 
@@ -79,6 +80,37 @@ def test_what_stands_as_a_comment_is_valid_too() -> None:
 )
 def test_every_program_of_the_example_is_valid(kind: str, lines: tuple[str, ...]) -> None:
     text = uncommented(EXAMPLE, "[program]", 'kind = "sum"', "operands", *lines)
-    text = without(text, "outputs", "floor").replace('kind = "sum"', f'kind = "{kind}"')
+    composer = text.index("[composer]")
+    text = without(text[:composer] + text[text.index("# sum =") :], "outputs").replace(
+        'kind = "sum"', f'kind = "{kind}"'
+    )
     text = text.replace(", width = 16 }\n# component", " }\n# component").replace('"isolated"  ', '"program"  ')
     assert parsed(text, kind).operands == ("bank", "shop")
+
+
+IDLE = {
+    "labels.classes": ('task = "classification"', 'task = "regression"', "outputs", "floor"),
+    "composer.hidden": ('[composer]\nkind = "mlp"', '[composer]\nkind = "linear"'),
+    "composer.floor": ('outputs = "product"', 'outputs = "mean"'),
+    "of classes": ('task = "classification"', 'task = "regression"', "outputs", "classes"),
+}
+
+
+@pytest.mark.parametrize("key", IDLE)
+def test_a_key_that_would_do_nothing_is_refused(key: str) -> None:
+    old, new, *left_out = IDLE[key]
+    text = without(EXAMPLE, *left_out)
+    assert parsed(text, "before").labels.task == "classification"
+    with pytest.raises(InvalidOption, match=key):
+        parsed(text.replace(old, new), "after")
+
+
+@pytest.mark.parametrize("key", ['kind = "mlp"', "hidden = [8]"])
+def test_a_composer_that_would_learn_nothing_is_refused_in_program_mode(key: str) -> None:
+    start = EXAMPLE.index("[composer]")
+    text = (
+        EXAMPLE[:start].replace(", width = 16 }", " }") + '[program]\nkind = "parity"\n[training]\nmode = "program"\n'
+    )
+    assert parsed(text, "before").composer == plan_parts.ComposerPart()
+    with pytest.raises(InvalidOption, match=f"composer.{key.split()[0]}"):
+        parsed(text + f"[composer]\n{key}\n", "after")

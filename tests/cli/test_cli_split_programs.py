@@ -146,6 +146,10 @@ def test_a_function_with_too_many_combinations_is_run_on_samples(tmp_path: Path)
     result = done(*train, "--out", tmp_path / "run").json
     assert "run on samples" in result["warnings"][0]
     assert done(*train, "--out", tmp_path / "two").json["digests"] == result["digests"]
+    few = tmp_path / "few.toml"
+    few.write_text(words.read_text().replace(f"symbols = {size}", "symbols = 3"))
+    told = ("split", "train", few, "--trust-code", "program", "--out", tmp_path / "no")
+    refused(*told, names=("program.samples", "9 combinations"))
     (tmp_path / "own.py").write_text("def least(a, b):\n    return a + b\n")
     refused(*train, "--out", tmp_path / "no", names=("least of 'own.py'", "labels.classes"))
     words.write_text(words.read_text().replace('classes = ["4", "3", "2", "1", "0"]', ""))

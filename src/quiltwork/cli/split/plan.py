@@ -104,12 +104,21 @@ def _of_labels(plan: Plan) -> Iterator[str]:
         yield "align = 'common' needs id, the column of row ids"
     if labels.task == "regression" and labels.epsilon is not None:
         yield "labels.epsilon is of classes; numbers are not randomised here"
+    if labels.task == "regression" and labels.classes is not None:
+        yield "labels.classes are of classification, and labels.task is 'regression'"
 
 
 def _of_mode(plan: Plan) -> Iterator[str]:
     composer, mode = plan.composer, plan.training.mode
     if mode != "isolated" and (composer.outputs or composer.floor):
         yield "composer.outputs and composer.floor are of isolated mode"
+    learned = sorted({"kind", "hidden"} & composer.model_fields_set)
+    if mode == "program" and learned:
+        yield f"composer.{learned[0]} says what the composer learns, and in program mode it learns nothing"
+    if composer.kind == "linear" and "hidden" in learned:
+        yield "composer.hidden are layers of kind 'mlp', and composer.kind is 'linear'"
+    if composer.floor is not None and (plan.labels.task == "regression" or composer.outputs not in (None, "product")):
+        yield "composer.floor is of outputs 'product', of classes"
     if plan.labels.task == "regression" and composer.outputs == "product":
         yield "composer.outputs 'product' is of classes; choose mean or median"
     if composer.outputs == "stacked":

@@ -118,6 +118,12 @@ def _of_code(
     if not callable(found):
         raise InvalidOption(place, why="it is no function", mend="Name a function of as many symbols as operands.")
     if math.prod(sizes) <= MOST_CELLS:
+        if "samples" in part.model_fields_set:
+            raise InvalidOption(
+                "program.samples",
+                why=f"the program has {math.prod(sizes)} combinations of symbols, and goes through them all",
+                mend="Leave it out.",
+            )
         return tabulated(found, sizes)
     if classes is None:
         raise InvalidOption(
