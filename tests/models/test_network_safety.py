@@ -130,6 +130,10 @@ def test_the_list_holds_nothing_in_place_and_nothing_drawn() -> None:
             ],
             "whole number",
         ),
+        ([node("a", "int.mul", [1] * 4000, 2**24)], "whole numbers"),
+        ([node("a", "int.add", [X], [X])], "whole numbers"),
+        ([node("a", "int.mul", True, 2)], "whole numbers"),
+        ([node("a", "item", X, None)], "whole number"),
         ([node("a", "relu.default", X, X, X)], "fails"),
         ([node("a", "relu.default")], "fails"),
         ([node("a", "add.Tensor", X, {"node": "flat"})], "fails"),
@@ -159,6 +163,48 @@ def test_a_stride_that_makes_torch_write_beyond_its_memory_is_refused(stride: in
         return
     with pytest.raises(MalformedContribution, match="up to 512"):
         used(*nodes, k=kernel)
+
+
+ONE = {"node": "ones"}
+NORM = "_native_batch_norm_legit_no_training.default"
+
+
+@pytest.mark.parametrize(
+    ("op", "rest"),
+    [
+        (NORM, [ONE, ONE, ONE, ONE, 0.1, 1e-5]),
+        (NORM, [None, None, ONE, ONE, 0.1, 1e-5]),
+        ("_native_batch_norm_legit.no_stats", [ONE, None, True, 0.1, 1e-5]),
+        ("_native_batch_norm_legit.no_stats", [None, None, False, 0.1, 1e-5]),
+    ],
+)
+def test_a_norm_does_not_read_beyond_its_weights(op: str, rest: list[object]) -> None:
+    """ATen's kernel takes one number a channel on trust, and its shapes on tensors without memory say nothing."""
+    norm, first = node("a", op, X, *rest), node("b", "item", {"node": "a"}, 0)
+    with pytest.raises(MalformedContribution, match="norm"):
+        used(norm, first, ones=torch.ones(1))
+
+
+def test_a_norm_of_as_many_weights_as_channels_is_sound() -> None:
+    nodes = [node("a", NORM, X, ONE, ONE, ONE, ONE, 0.1, 1e-5), node("b", "item", {"node": "a"}, 0)]
+    assert used(*nodes, ones=torch.ones(3))(torch.ones(2, 3, 8, 8)).shape == (2, 5)
+
+
+def test_attention_has_as_many_values_as_keys() -> None:
+    q, k, v = ({"node": name} for name in "qkv")
+    nodes = [node(n, "full.default", [1, 1, size, 4], 0.0) for n, size in (("q", 4), ("k", 8), ("v", 6))]
+    with pytest.raises(MalformedContribution, match="as many values"):
+        used(*nodes, node("a", "scaled_dot_product_attention.default", q, k, v))
+
+
+def test_factors_that_a_product_repeats_over_a_batch_are_counted() -> None:
+    """4 MiB each and 64 KiB the product; on its way it would hold 2^31 numbers."""
+    nodes = [node("b", "full.default", [128, 1, 1, 2**16], 0.0), node("c", "full.default", [1, 128, 2**16, 1], 0.0)]
+    with pytest.raises(MalformedContribution, match="held at once"):
+        used(*nodes, node("a", "matmul.default", {"node": "b"}, {"node": "c"}))
+    flat = [node("b", "full.default", [2**15, 1], 0.0)]
+    with pytest.raises(MalformedContribution, match="held at once"):
+        used(*flat, node("a", "scaled_dot_product_attention.default", *[{"node": "b"}] * 3))
 
 
 def test_whole_numbers_do_not_grow_without_end() -> None:

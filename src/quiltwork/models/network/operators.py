@@ -202,7 +202,20 @@ def _name(overload: OpOverload) -> str:
 
 
 def _item(values: tuple[Value, ...], place: int) -> Value:
+    if type(place) is not int:
+        raise ValueError("a place is a whole number")
     return values[place]
+
+
+def _whole(function: Callable[[Any, Any], Any]) -> Callable[[Value, Value], Value]:
+    """``function`` of whole numbers alone: Python's would repeat and join lists as well."""
+
+    def bounded(one: Value, other: Value) -> Value:
+        if any(isinstance(each, bool) or not isinstance(each, int | torch.SymInt) for each in (one, other)):
+            raise ValueError("it takes whole numbers")
+        return function(one, other)
+
+    return bounded
 
 
 def _same(value: Tensor) -> Tensor:
@@ -230,7 +243,28 @@ def _attention(
 ) -> Tensor:
     if dropout != 0:
         raise ValueError("attention drops nothing in evaluation mode")
+    if key.shape[-2] != value.shape[-2]:
+        raise ValueError("attention has as many values as keys")
     return F.scaled_dot_product_attention(query, key, value, mask, 0.0, causal, scale=scale, enable_gqa=enable_gqa)
+
+
+def _normed(value: Tensor, *given: Any) -> Any:
+    _require_channels(value, given[:4])
+    return aten._native_batch_norm_legit_no_training.default(value, *given)
+
+
+def _normed_by_itself(value: Tensor, weight: Tensor | None, bias: Tensor | None, training: bool, *rest: float) -> Any:
+    _require_channels(value, (weight, bias))
+    if training is not True:
+        raise ValueError("without statistics of others, a batch is normed by its own")
+    return aten._native_batch_norm_legit.no_stats(value, weight, bias, training, *rest)
+
+
+def _require_channels(value: Tensor, given: tuple[Tensor | None, ...]) -> None:
+    """One number a channel: ATen's kernel takes that on trust, and reads beyond the memory of fewer."""
+    for one in given:
+        if one is not None and (one.ndim != 1 or one.shape[0] != value.shape[1] or one.dtype != torch.float32):
+            raise ValueError("weights and statistics of a norm are one float32 a channel")
 
 
 def _gelu_tanh(value: Tensor) -> Tensor:
@@ -246,16 +280,18 @@ OPERATORS: Mapping[str, Callable[..., Value]] = MappingProxyType(
         **{_name(overload): overload for overload in KEPT},
         **CREATING,
         **{_name(overload): windowed(overload, sizes) for overload, sizes in _WINDOWED.items()},
+        "_native_batch_norm_legit.no_stats": _normed_by_itself,
+        "_native_batch_norm_legit_no_training.default": _normed,
         "_to_copy.default": _cast,
         "alias.default": _same,
         "clone.default": _contiguous,
         "div.floor": _div_floor,
         "gelu.tanh": _gelu_tanh,
         "scaled_dot_product_attention.default": _attention,
-        "int.add": operator.add,
-        "int.floordiv": operator.floordiv,
-        "int.mul": operator.mul,
-        "int.sub": operator.sub,
+        "int.add": _whole(operator.add),
+        "int.floordiv": _whole(operator.floordiv),
+        "int.mul": _whole(operator.mul),
+        "int.sub": _whole(operator.sub),
         "item": _item,
         "size.int": aten.sym_size.int,
         "view.default": torch.reshape,

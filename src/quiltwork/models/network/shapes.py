@@ -5,7 +5,7 @@ element types and nothing else, so a run of the whole graph there costs microsec
 would hold. The limits are stated per input of a batch::
 
     one node         2^24 numbers       (64 MiB in float32)
-    alive at once    2^28 numbers       without the weights
+    alive at once    2^28 numbers       without the weights; with what products hold on their way
     one node         2^34 multiply-adds, or cells that pooling looks at
     all nodes        2^38 of them
 
@@ -26,7 +26,7 @@ from quiltwork.contribution.network_graph import Graph, Signature
 from quiltwork.errors import MalformedContribution
 from quiltwork.models.network.execution import MEND, Step, execute
 from quiltwork.models.network.operators import DTYPES, Value
-from quiltwork.models.network.work import metered, steps_through
+from quiltwork.models.network.work import held_within, metered, steps_through
 
 MOST_NUMBERS = 2**24
 MOST_ALIVE = 2**28
@@ -68,6 +68,8 @@ class _Watch:
             self.shapes[step.name] = tuple(value.shape)
 
     def count(self, step: Step, args: tuple[Any, ...], value: Value) -> None:
+        held = self.alive + held_within(step.op, args, value)
+        self._limit(step, "numbers held at once:", held, MOST_ALIVE * self.batch)
         work = steps_through(step.op, args, value)
         self.work += work
         self._limit(step, "multiply-adds or the like:", work, MOST_WORK * self.batch)

@@ -54,6 +54,18 @@ _COUNTS: Mapping[str, Callable[[tuple[Any, ...], Tensor], int]] = MappingProxyTy
 )
 
 
+def held_within(op: str, args: tuple[Any, ...], value: Value) -> int:
+    """Numbers that a product holds on its way and does not give: factors repeated over a batch, queries x keys."""
+    if op not in ("matmul.default", "scaled_dot_product_attention.default") or not isinstance(value, Tensor):
+        return 0
+    one, other = args[:2]
+    # two axes alone are repeated as a view
+    sizes = [math.prod(factor.shape[-2:]) for factor in (one, other) if factor.ndim > 2]
+    if op.startswith("scaled"):
+        sizes.append(one.shape[-2] * other.shape[-2])
+    return math.prod(value.shape[:-2]) * sum(sizes)
+
+
 _POOLS = ("avg_pool1d.default", "avg_pool2d.default", "max_pool1d.default", "max_pool2d.default")
 
 
