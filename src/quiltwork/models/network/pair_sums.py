@@ -5,9 +5,9 @@ B likewise, and every pair's cross-Gram is a block of the product of the two (`c
 blocks are needed). Features are float32, their products and sums float64: a product of two float32 numbers is exact in
 float64.
 
-With ``precision="float32"`` each batch is multiplied in float32 and only the batches are added in float64. That halves
-the time of the products and costs about seven digits: relative to the sizes of the factors, rounding of one batch is
-about 1e-7, and independent over batches.
+With ``precision="float32"`` each batch is multiplied in float32 and only the batches are added in float64. That takes a
+quarter to a third off the pass, and costs digits: weights of fits come out within some 1e-5 of the largest
+(benchmarks/results/stitch_statistics.md), where float64 gives all that float32 activations hold.
 
 Memory: the sums, `PairLayout.numbers` of float64, and the features of one batch on one grid.
 """
