@@ -284,6 +284,20 @@ def test_what_only_works_in_one_place_is_refused(old: str, new: str, key: str, m
     refused(*host(machines, short, "bank"), names=(key, "over Flower"))
 
 
+def test_an_owner_who_trusts_the_own_code_runs_none_of_the_composers(machines: Path, short: Path) -> None:
+    path, marker = machines / "bank" / "plan.toml", machines / "ran"
+    whole = path.read_text().replace(", width = 4", "").replace('"joint"', '"program"').replace("hidden = [16]", "")
+    part = '[program]\nkind = "code"\nfile = "told.py"\nname = "told"\nsymbols = 2\n[composer]'
+    path.write_text(whole.replace("[composer]", part))
+    (path.parent / "told.py").write_text(f"open({str(marker)!r}, 'w').close()\ndef told(a, b):\n    return a + b\n")
+    (path.parent / "bank.csv").unlink()
+    refused(*host(machines, short, "bank"), "--trust-code", names="bank.csv")
+    assert not marker.exists()
+    # negative control: the composer needs it, and it would have been noticed
+    assert plan_apart(path, ("program",)).labels.classes == ["0", "1", "2"]
+    assert marker.exists()
+
+
 def test_the_label_among_a_partys_columns(machines: Path, short: Path) -> None:
     path = machines / "bank" / "plan.toml"
     path.write_text(path.read_text().replace('files = ["labels.csv"]', 'files = ["bank.csv"]').replace('"y"', '"x0"'))

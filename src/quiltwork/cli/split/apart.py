@@ -58,12 +58,21 @@ class Orders:
 
 
 def plan_apart(path: Path, trusted: tuple[str, ...]) -> Plan:
-    """A plan that owners on machines of their own can follow.
+    """A plan that owners on machines of their own can follow, with the outcomes of its program, as the composer needs.
+
+    Raises:
+        InvalidOption: as `owners_plan`, or the program cannot be gone through, or its code is not trusted.
+    """
+    return with_outcomes(owners_plan(path), path.parent, trusted)
+
+
+def owners_plan(path: Path) -> Plan:
+    """The same as an owner needs it, who has not the program's code, and runs none but the own.
 
     Raises:
         InvalidOption: as `read_plan`, or it wants what only works where all parties are in one place.
     """
-    plan = with_outcomes(read_plan(path), path.parent, trusted)
+    plan = read_plan(path)
     refused = (
         (plan.align != "same", "align", "no owner sees another's ids", "Match the cases before, and leave align out."),
         (plan.labels.party, "labels.party", "the composer has the labels", "Leave labels.party out."),

@@ -54,7 +54,7 @@ def run(
     trust_code: Annotated[bool, typer.Option("--trust-code", help="Whether the party's own code may run.")] = False,
 ) -> None:
     """Host one party of a plan until the session is over."""
-    from quiltwork.cli.split.apart import plan_apart
+    from quiltwork.cli.split.apart import owners_plan
     from quiltwork.cli.split.build import words
     from quiltwork.cli.split.identity import seat_of
     from quiltwork.session.channel import PairKeys
@@ -66,8 +66,8 @@ def run(
         raise StorageError(
             f"invitation '{invitation}'", why="it is of a session that may go on", mend="End that, or remove the file."
         )
-    trusted = (party, "program") if trust_code else ()
-    known, keys = plan_apart(plan, trusted), PairKeys.fresh()
+    trusted = (party,) if trust_code else ()
+    known, keys = owners_plan(plan), PairKeys.fresh()
     owner, card = _opened(known, plan, party, (folder, trusted), keys)
     owner = replace(owner, seat=seat_of(known, party, identity, roster))
     # what a component says does not depend on the number of classes, which only the composer knows
