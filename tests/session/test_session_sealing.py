@@ -10,6 +10,7 @@ import ctypes
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,3 +177,44 @@ def test_a_sealed_component_learns_the_same(level: Level, base: Path) -> None:
     # states are written from inside
     assert all(any((base / party / "state").iterdir()) for party in PARTIES)
     live.close()
+
+
+def native_threads() -> int:
+    """Those that run when a party's start is called: libraries are imported by then, and it is not sealed yet."""
+    return len(os.listdir("/proc/self/task")) - 1
+
+
+@dataclass(frozen=True)
+class Counting:
+    """A party that tells how many threads would not have been bound."""
+
+    def __call__(self) -> Started:
+        found = native_threads()
+        return Started(Telling(found))
+
+
+@dataclass(frozen=True)
+class Telling:
+    """Says a number."""
+
+    number: int
+
+    def handle(self, message: Message) -> Message:
+        return Message(Kind.LOCAL, message.round, np.array([self.number], dtype=np.uint8))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted where Linux lists them")
+def test_no_thread_runs_before_the_process_is_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    terms = Terms(down={Kind.LOCAL: Spec()}, up={Kind.LOCAL: Spec("uint8", (1,))})
+    with ProcessChannel({"p0": Counting()}, {"p0": terms}) as channel:
+        found = channel.call("p0", Message(Kind.LOCAL)).array
+    assert found is not None
+    assert found.tolist() == [0]
+    assert "OPENBLAS_NUM_THREADS" not in os.environ, "what this process does is not changed"
+    if len(os.sched_getaffinity(0)) > 1:
+        # negative control: a program that imports the same starts some
+        words = "import numpy, os; print(len(os.listdir('/proc/self/task')) - 1)"
+        told = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+        assert int(told.stdout) > 0

@@ -25,7 +25,8 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +39,7 @@ from quiltwork.session.channel import ComposerEnd, Log, Node, PairKeys, PartyEnd
 from quiltwork.session.frames import Kind, Message, Opener, Sealer, Spec, largest_frame
 from quiltwork.session.stream import LENGTH, PIECE, announced, read_frame, write_frame
 
+_POOL = "OPENBLAS_NUM_THREADS"
 _GREETING = {Kind.READY: Spec("uint8", (1,))}
 
 
@@ -212,7 +214,8 @@ class PartyProcess:
             target=_serve, args=(far, start, terms, keys, greeting.up, output), name=f"party {party}", daemon=True
         )
         try:
-            self._process.start()
+            with _single_native_thread():
+                self._process.start()
         except BaseException:
             self._socket.close()
             raise
@@ -338,6 +341,24 @@ class PartyProcess:
         """The party is given up for good: an answer that comes too late would be taken for the next one."""
         self._why = why
         return lost(self._party, why)
+
+
+@contextmanager
+def _single_native_thread() -> Iterator[None]:
+    """A child that is started within has no pool of native threads before it is sealed.
+
+    OpenBLAS starts its pool when numpy is imported, and Landlock does not bind threads that run already. What learns
+    here computes by torch, whose threads start later.
+    """
+    before = os.environ.get(_POOL)
+    os.environ[_POOL] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_POOL]
+        else:
+            os.environ[_POOL] = before
 
 
 def _serve(
