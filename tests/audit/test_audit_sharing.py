@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from audit_runs import finished, fragments, start, taped
+from safetensors.torch import save_file
 
 from quiltwork.audit import kept as kept_module
 from quiltwork.audit.arbitrary import byzantine
@@ -20,10 +20,12 @@ from quiltwork.audit.kept import kept
 from quiltwork.audit.static import masked_sum
 from quiltwork.audit.tape import Tape
 from quiltwork.errors import ForgedShare, InvalidOption, TooFewShares
+from quiltwork.models.split.saving import state_of
 from quiltwork.session.channel import Channel
 from quiltwork.session.frames import Kind, Message
 from quiltwork.session.split.isolated import Isolated
 from quiltwork.session.split.outputs import Mean, Median, Product
+from quiltwork.session.split.run import SplitRun
 from quiltwork.sharing.custody import split
 
 
@@ -131,37 +133,78 @@ def test_masks_are_told_from_activations_in_the_open(facts: Facts) -> None:
     assert masked_sum(facts.model_copy(update={"crossed": masked[1:]})).control
 
 
-@pytest.fixture
-def custody(tmp_path: Path) -> tuple[Path, list[Path], str]:
-    source = tmp_path / "composer.bin"
-    source.write_bytes(bytes(range(200)))
-    split(source, tmp_path / "custody", custodians=["ash", "birch", "elm", "yew"], threshold=3)
-    return (
-        tmp_path / "custody",
-        sorted((tmp_path / "custody" / "shares").iterdir()),
-        hashlib.sha256(source.read_bytes()).hexdigest(),
-    )
+def in_custody(place: Path, tensors: dict[str, torch.Tensor]) -> tuple[Path, list[Path]]:
+    source = place / "composer.safetensors"
+    save_file(tensors, source)
+    split(source, place / "custody", custodians=["ash", "birch", "elm", "yew"], threshold=3)
+    return place / "custody", sorted((place / "custody" / "shares").iterdir())
 
 
-def test_custody_is_tried(facts: Facts, custody: tuple[Path, list[Path], str]) -> None:
-    folder, shares, sealed = custody
-    found = kept(facts, folder, shares, sealed)
+@pytest.fixture(scope="module")
+def joint() -> SplitRun:
+    return taped("joint", *fragments())[0]
+
+
+def learned(run: SplitRun) -> dict[str, torch.Tensor]:
+    (composer,) = run.mode.learners().values()
+    return composer.module.state_dict()
+
+
+@pytest.mark.parametrize("form", ["state dict", "file of a run directory"])
+def test_custody_is_tried(form: str, joint: SplitRun, tmp_path: Path) -> None:
+    (composer,) = joint.mode.learners().values()
+    folder, shares = in_custody(tmp_path, learned(joint) if form == "state dict" else state_of(composer))
+    facts = facts_of(joint.records())
+    found = kept(facts, folder, shares)
     assert found.holds
     assert found.found["opened"] == 4
     assert "G5" in certify(facts, [found]).held
-    assert not kept(facts, folder, shares, "0" * 64).passed, "another file is in custody"
     with pytest.raises(TooFewShares):
-        kept(facts, folder, shares[:2], sealed)
+        kept(facts, folder, shares[:2])
 
 
-def test_a_share_that_was_changed_opens_nothing(facts: Facts, custody: tuple[Path, list[Path], str]) -> None:
-    folder, shares, sealed = custody
+def test_another_file_in_custody_is_not_this_runs_composer(joint: SplitRun, tmp_path: Path) -> None:
+    facts = facts_of(joint.records())
+    state = {name: tensor.clone() for name, tensor in learned(joint).items()}
+    next(iter(state.values())).view(-1)[0] += 1e-4
+    (tmp_path / "bytes").mkdir()
+    (tmp_path / "bytes" / "source").write_bytes(bytes(range(200)))
+    split(tmp_path / "bytes" / "source", tmp_path / "bytes" / "custody", custodians=["ash", "elm"], threshold=2)
+    for folder, shares in (
+        in_custody(tmp_path, state),
+        (tmp_path / "bytes" / "custody", sorted((tmp_path / "bytes" / "custody" / "shares").iterdir())),
+    ):
+        found = kept(facts, folder, shares)
+        assert not found.passed
+        assert "found a breach" in certify(facts, [found]).standing("G5").why
+
+
+def test_all_heads_have_to_be_in_custody(facts: Facts, tmp_path: Path) -> None:
+    run, _ = taped("isolated", *fragments())
+    states = {name: learner.module.state_dict() for name, learner in run.mode.learners().items()}
+    every = {f"{name}/{key}": tensor for name, state in states.items() for key, tensor in state.items()}
+    assert kept(facts, *in_custody(tmp_path, every)).holds
+    fewer = {name: tensor for name, tensor in every.items() if not name.startswith("head of p1/")}
+    assert len(fewer) < len(every)
+    (tmp_path / "fewer").mkdir()
+    assert not kept(facts, *in_custody(tmp_path / "fewer", fewer)).passed
+
+
+def test_a_share_that_was_changed_opens_nothing(joint: SplitRun, tmp_path: Path) -> None:
+    folder, shares = in_custody(tmp_path, learned(joint))
+    facts = facts_of(joint.records())
     record = json.loads(shares[1].read_text())
     shares[1].write_text(shares[1].read_text().replace(record["key"], "00" + record["key"][2:]))
-    assert not kept(facts, folder, shares, sealed).passed
+    assert not kept(facts, folder, shares).passed
     (folder / "statement.json").write_text("{}")
     with pytest.raises(ForgedShare):
-        kept(facts, folder, shares, sealed)
+        kept(facts, folder, shares)
+
+
+def test_a_composer_that_learned_nothing_is_in_no_custody(facts: Facts, tmp_path: Path) -> None:
+    known = facts.model_copy(update={"digests": {p: facts.digests[p] for p in facts.parties}})
+    with pytest.raises(InvalidOption, match="learned nothing"):
+        kept(known, *in_custody(tmp_path, {"a": torch.zeros(1)}))
 
 
 def test_shares_that_are_not_uniform_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """Custody, tried: any t of the custodians open it, fewer do not, a forged share is found, and t - 1 shares are uniform.
 
-    opens      every t of the n shares that are given, up to `MOST_CHOICES`, give the sealed bytes back
+    opens      every t of the n shares that are given, up to `MOST_CHOICES`, give what the run's composer learned: a
+               safetensors file with its tensors, as in a run directory or a state dict; in isolated mode with those of
+               all heads, each name behind ``<head>/``
     refuses    every t - 1 of them are refused
     uniform    for t - 1 <= 2 holders, over all polynomials, each value of their shares occurs exactly once, for
                several secrets: counted, not sampled. More holders rest on Shamir's theorem alone.
@@ -10,18 +12,21 @@ The control is a share with one digit changed, which has to be named as forged.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
 
 from quiltwork.audit.check import Check, check
 from quiltwork.audit.facts import Facts
-from quiltwork.errors import CustodyError
+from quiltwork.errors import CustodyError, InvalidOption
+from quiltwork.models.split.component import digest_of_state
 from quiltwork.sharing import custody, shamir
 from quiltwork.sharing.statement import MOST_BYTES, Statement, decode, read
 
@@ -31,25 +36,30 @@ MOST_CHOICES = 50
 _SECRETS = (0, 1, 97, 255)
 
 
-def kept(facts: Facts, folder: Path, shares: Sequence[Path], sealed: str) -> Check:
-    """Is the composer in custody as its statement says?
+def kept(facts: Facts, folder: Path, shares: Sequence[Path]) -> Check:
+    """Is what this run's composer learned in custody, as its statement says?
 
     Args:
         facts: of the run.
         folder: with the statement and the sealed file.
         shares: files of the custodians, t of them at least.
-        sealed: SHA-256 of what was sealed, such as the composer's file.
 
     Raises:
+        InvalidOption: the run's composer learned nothing.
         ForgedShare: the statement is none.
         TooFewShares: fewer than t shares are given.
     """
+    due = {name: digest for name, digest in facts.digests.items() if name not in facts.parties}
+    if not due:
+        raise InvalidOption(
+            "the custody", why="the run's composer learned nothing that could be in it", mend="Leave it out."
+        )
     statement = decode(Statement, read(folder / custody.STATEMENT, MOST_BYTES), "the statement")
     t = statement.threshold
     if len(shares) < t:
         raise shamir.too_few(len(shares), t)
-    opened = [_opens(folder, chosen, sealed) for chosen in _choices(shares, t)]
-    refused = [not _opens(folder, chosen, sealed) for chosen in _choices(shares, t - 1)]
+    opened = [_opens(folder, chosen, due) for chosen in _choices(shares, t)]
+    refused = [not _opens(folder, chosen, due) for chosen in _choices(shares, t - 1)]
     uniform = all(_uniform(secret, min(t, 3)) for secret in _SECRETS)
     passed = all(opened) and all(refused) and uniform
     n = len(statement.custodians)
@@ -60,7 +70,7 @@ def kept(facts: Facts, folder: Path, shares: Sequence[Path], sealed: str) -> Che
         "exact",
         passed=passed,
         control=_forged_is_found(folder, shares[:t]),
-        found={"custody": statement.custody, "threshold": t, "holders": n, "opened": len(opened), "sealed": sealed},
+        found={"custody": statement.custody, "threshold": t, "holders": n, "opened": len(opened), "sealed": {**due}},
         says=f"{t} of {n} custodians open the composer and {t - 1} do {'not' if passed else 'NOT fail to'}.",
     )
 
@@ -69,11 +79,20 @@ def _choices(shares: Sequence[Path], size: int) -> list[tuple[Path, ...]]:
     return list(itertools.islice(itertools.combinations(shares, size), MOST_CHOICES))
 
 
-def _opens(folder: Path, shares: Sequence[Path], sealed: str) -> bool:
+def _opens(folder: Path, shares: Sequence[Path], due: Mapping[str, str]) -> bool:
+    """Whether the shares open the learners of these digests."""
     try:
-        return hashlib.sha256(custody.combine(folder, shares)).hexdigest() == sealed
-    except CustodyError:
+        tensors = load(custody.combine(folder, shares))
+    except (CustodyError, SafetensorError):
         return False
+    heads = {name: tensors if len(due) == 1 else _below(tensors, f"{name}/") for name in due}
+    # a file of a run directory has the optimiser's moments besides
+    states = {name: _below(state, "module/") or state for name, state in heads.items()}
+    return {name: digest_of_state(state) for name, state in states.items()} == dict(due)
+
+
+def _below(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
 def _forged_is_found(folder: Path, shares: Sequence[Path]) -> bool:

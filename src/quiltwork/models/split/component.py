@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -194,11 +194,7 @@ class Component:
 
     def digest(self) -> str:
         """SHA-256 of the module's state: names, dtypes, shapes and bytes of all its tensors, sorted by name."""
-        running = hashlib.sha256()
-        for name, tensor in sorted(self.module.state_dict().items()):
-            running.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            running.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return running.hexdigest()
+        return digest_of_state(self.module.state_dict())
 
     def _fitting(self, activation: Tensor, count: int) -> Tensor:
         if activation.ndim != 2 or len(activation) != count:
@@ -208,3 +204,12 @@ class Component:
                 mend="End the module with a flat layer.",
             )
         return activation
+
+
+def digest_of_state(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a module's state: names, dtypes, shapes and bytes of all its tensors, sorted by name."""
+    running = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        running.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        running.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return running.hexdigest()
