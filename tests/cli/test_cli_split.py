@@ -293,6 +293,12 @@ def test_states_of_another_plan_are_refused(tmp_path: Path) -> None:
     refused("split", "train", words, "--out", tmp_path / "run", "--resume", names="another plan")
 
 
+def test_rounds_between_states_are_not_negative(tmp_path: Path) -> None:
+    words = plan(tmp_path, additive(80), epochs=1)
+    misused("split", "train", words, "--out", tmp_path / "run", "--save-every", -1, names="save-every")
+    assert not (tmp_path / "run.states").exists()
+
+
 def test_nothing_is_overwritten(isolated: tuple[Path, Path]) -> None:
     refused("split", "train", isolated[0], "--out", isolated[1], names="already there")
 

@@ -94,6 +94,7 @@ def test_nothing_held_and_nothing_said_is_no_line() -> None:
 def test_every_bound_says_what_it_does_not_cover() -> None:
     for event, words in (
         (LABELS, "own columns tell of its label"),
+        (LABELS, "not declared but taken from the labels"),
         (trained(), "activations, outputs and losses of the training rows"),
         (trained(), "sampling that parties share"),
         (LaplaceEvent(released="counts", unit="row", scale=1.0, sensitivity=1.0), "which cases there are"),

@@ -136,6 +136,11 @@ def test_a_lost_party_is_named_and_with_it_back_training_goes_on_bit_for_bit(tmp
     assert run.predict(ROWS).shape == (60, 3)
 
 
+def test_a_sum_that_was_not_asked_for_is_not_waited_for() -> None:
+    with pytest.raises(LostParty, match="nothing more to say"):
+        summed().channel.pull(SUM)
+
+
 def test_fewer_parties_are_refused() -> None:
     run = summed()
     for ask in ({"parties": NAMES[:2]}, {"quorum": 2}):

@@ -56,6 +56,7 @@ _MODEL = (
 _LABELS = (
     "what a row's own columns tell of its label",
     "labels of rows outside the release, such as held-out ones, and any other use of the true labels",
+    "which classes there are, where that was not declared but taken from the labels",
 )
 
 

@@ -58,7 +58,7 @@ EXAMPLES = """Examples:
 def run(
     plan: Annotated[Path, typer.Argument(help="The plan, a TOML file.")],
     out: Annotated[Path, typer.Option(help="Run directory to write.")],
-    save_every: Annotated[int, typer.Option(help="Rounds between states for resuming; 0 for none.")] = 0,
+    save_every: Annotated[int, typer.Option(min=0, help="Rounds between states for resuming; 0 for none.")] = 0,
     resume: Annotated[bool, typer.Option(help="Go on from the last state, if there is one.")] = False,
     tape: Annotated[bool, typer.Option(help="Keep every message, so that audit can replay each party.")] = False,
     trust_code: Annotated[list[str] | None, typer.Option(help="Whose own code may run. Repeatable.")] = None,

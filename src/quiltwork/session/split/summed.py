@@ -35,7 +35,7 @@ from torch import Tensor
 
 from quiltwork.errors import InvalidOption
 from quiltwork.models.split.component import Component
-from quiltwork.session.channel import Channel, Log, Terms
+from quiltwork.session.channel import Channel, Log, Terms, lost
 from quiltwork.session.frames import Kind, Message, frame_bytes
 from quiltwork.session.secure_sum import secure_sum, sum_bytes, summand_terms, together
 from quiltwork.session.split.bill import DIGEST, STATE, STOP, Bill
@@ -97,7 +97,14 @@ class SummingChannel:
             self._channel.push(node, message)
 
     def pull(self, node: str) -> Message:
-        """The next answer of the sum, or of another party."""
+        """The next answer of the sum, or of another party.
+
+        Raises:
+            LostParty: a party is gone, silent or refuses, or nothing was asked of the sum.
+            AlteredFrame: what came is not what was declared.
+        """
+        if node == SUM and not self._waiting:
+            raise lost(SUM, "it has nothing more to say")
         return self._answer(self._waiting.popleft()) if node == SUM else self._channel.pull(node)
 
     def call(self, node: str, message: Message) -> Message:
