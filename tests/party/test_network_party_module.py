@@ -28,6 +28,8 @@ from quiltwork.errors import (
 )
 from quiltwork.evidence.clipped import ClippedGaussian
 from quiltwork.evidence.embedding import IdentityEmbedding, ModuleEmbedding, RandomEmbedding, projection
+from quiltwork.evidence.moments_release import release_covariates
+from quiltwork.models.network.capture import capture
 from quiltwork.models.network.opening import open_network
 from quiltwork.party.examples import Examples
 from quiltwork.party.input_moments import MomentsOrder, contribute_moments, embedded, summarise
@@ -239,6 +241,52 @@ def test_few_rows_are_not_shown(tmp_path: Path) -> None:
         summarise(inputs(), MomentsOrder(inputs=None))
     with pytest.raises(InvalidOption, match="no moments of classes"):
         MomentsOrder(classes_noise=ClippedGaussian(np.zeros(1), np.ones(1), 1.0, 1e-6))
+
+
+def test_moments_of_inputs_and_of_classes_do_not_give_away_what_is_left_out() -> None:
+    """One row of a rare class: all rows less those of the classes shown would be that row."""
+    rare = inputs(61).take(np.arange(61)[(np.arange(61) % 3 < 2) | (np.arange(61) == 2)])
+    both = summarise(rare, MomentsOrder(embedding=IdentityEmbedding(), classes="pooled")).tensors
+    assert both["classes.counts"].tolist() == [21, 20, 0]
+    assert both["inputs.counts"].tolist() == [41]
+    means = both["classes.counts"] @ both["classes.means"] / 41
+    assert np.allclose(means, both["inputs.means"][0])
+    alone = summarise(rare, MomentsOrder(embedding=IdentityEmbedding())).tensors
+    assert alone["inputs.counts"].tolist() == [42]
+
+
+class Loudest(nn.Module):
+    """A hostile network: whatever one image of a batch has, all of them show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(36, 2), nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        return self.head(self.body(flat * 0 + flat.amax(dim=0, keepdim=True)))
+
+
+def test_under_noise_inputs_are_embedded_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from quiltwork.party import input_moments
+
+    network = capture(Loudest().eval(), torch.rand(4, 1, 6, 6), signature=SIGNATURE)
+    spec = ModuleEmbedding(party="stranger", digest=network.digest, point="body", dimension=2)
+    quiet, loud = inputs(20), inputs(20)
+    loud.values[7] = 1.0
+    seen: list[np.ndarray] = []
+    rule = ClippedGaussian(np.zeros(2), np.ones(2), 1.0, 1e-6)
+
+    def kept(rows: np.ndarray, *given: object, **named: object) -> object:
+        seen.append(rows)
+        return release_covariates(rows, *given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(input_moments, "release_covariates", kept)
+    for one in (quiet, loud):
+        summarise(one, MomentsOrder(embedding=spec, inputs=rule), network)
+    assert np.flatnonzero((seen[0] != seen[1]).any(axis=1)).tolist() == [7]
+    # negative control: in one batch all rows hear of it
+    assert (embedded(quiet, spec, network) != embedded(loud, spec, network)).any(axis=1).all()
 
 
 # Outputs of several networks

@@ -184,3 +184,40 @@ def test_rules_and_batches_out_of_their_domain_are_refused():
             PairNoise(**{"epsilon": 1.0, "delta": 1e-5, "clip": 1.0} | wrong)
     with pytest.raises(InvalidOption, match="in a batch"):
         ClippedPairSums(LAYOUT, 1.0).add([torch.empty(MOST_IN_BATCH + 1, 1)], [])
+
+
+class Gossip(torch.nn.Module):
+    """A hostile network: whatever one image of a batch has, all of them show."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = torch.nn.Linear(64, 4), torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x.flatten(1) * 0 + 10 * x.flatten(1).amax(dim=0, keepdim=True)))
+
+
+def test_an_image_changes_nothing_that_others_add_in_a_network_that_mixes_rows(networks, monkeypatch):
+    from quiltwork.party import pair_statistics as module
+
+    torch.manual_seed(0)
+    gossip = captured(Gossip().eval(), mean=(0.0,), std=(1.0,))
+    quiet = images(60)
+    quiet.values[:] *= 0.1
+    loud = images(60)
+    loud.values[:] = quiet.values
+    loud.values[0] = 1.0
+    noise = PairNoise(epsilon=1, delta=1e-5, clip=2.0)
+    order = StatisticsOrder(party="cedar", points_a=["1"], points_b=["body"], held_out=0.0, noise=noise)
+    monkeypatch.setattr(module, "released", lambda exact, _noise: exact)
+
+    def change():
+        more, less = (module.pair_statistics(networks[0], gossip, one, order).tensors for one in (loud, quiet))
+        return distance(more, less)
+
+    # an image is replaced, which is one less and one more
+    assert change() <= 2.0
+    alone = module._cells
+    monkeypatch.setattr(module, "_cells", lambda *given: alone(*given[:3], StatisticsOrder(party="cedar")))
+    # negative control: in one batch the neighbours hear of it
+    assert change() > 2.0

@@ -2,9 +2,13 @@
 
     inputs  ->  embedding (declared, the same for all owners)  ->  counts, means, covariances  ->  what leaves
 
-No input leaves. Exact moments have no bound, which their event says; a group or class of few rows is never shown. Under
-noise (`ClippedGaussian`) each statistic is one priced event, and the guess of where embedded inputs lie must come from
-public knowledge.
+No input leaves. Exact moments have no bound, which their event says; a group or class of few rows is never shown. Where
+inputs and classes both leave exactly, the moments of inputs are over the rows of the classes that are shown: else the
+difference of the two would be the rows that are not.
+
+Under noise (`ClippedGaussian`) each statistic is one priced event, and the guess of where embedded inputs lie must come
+from public knowledge. Inputs are embedded one by one then, since the network of a module's embedding may be a
+stranger's and mix the rows of a batch, and the price is that of rows that do not know of each other.
 
 >>> examples = Examples("memory", np.random.default_rng(0).random((50, 4)), "0..1")
 >>> found = summarise(examples, MomentsOrder(embedding=IdentityEmbedding()))
@@ -34,7 +38,7 @@ from quiltwork.contribution.networks import (
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.store import Draft, write
 from quiltwork.errors import InvalidOption, TaskMismatch
-from quiltwork.evidence.class_moments import MINIMUM_ROWS, ClassMoments, Form
+from quiltwork.evidence.class_moments import MINIMUM_ROWS, ClassMoments, Form, class_labels
 from quiltwork.evidence.class_release import release_class_moments
 from quiltwork.evidence.clipped import ClippedGaussian
 from quiltwork.evidence.covariates import CovariateSummary
@@ -81,6 +85,11 @@ class MomentsOrder:
             raise InvalidOption("classes_noise", why="no moments of classes are asked for", mend="Name their form.")
         if self.classes not in (None, "pooled", "per_class"):
             raise InvalidOption(f"classes={self.classes!r}", why="it is no form", mend="pooled or per_class.")
+
+    @property
+    def noisy(self) -> bool:
+        """Whether anything leaves under noise."""
+        return isinstance(self.inputs, ClippedGaussian) or self.classes_noise is not None
 
 
 class Moments(NamedTuple):
@@ -154,10 +163,12 @@ def summarise(examples: Examples, order: MomentsOrder, network: Network | None =
     """
     if order.inputs is None and order.classes is None:
         raise InvalidOption("the moments", why="neither of inputs nor of classes are asked for", mend="Name one.")
-    rows = embedded(examples, order.embedding, network)
-    found = [] if order.inputs is None else [_inputs(rows, order)]
+    rows = embedded(examples, order.embedding, network, batch=1 if order.noisy else 256)
+    found = []
     if order.classes is not None:
         found.append(_classes(rows, examples, order, order.classes))
+    if order.inputs is not None:
+        found.insert(0, _inputs(_shown(rows, examples, order), order))
     tensors = {name: array for one in found for name, array in one.tensors.items()}
     statistics = tuple(statistic for one in found for statistic in one.statistics)
     return Moments(statistics, tensors, tuple(event for one in found for event in one.events))
@@ -173,6 +184,14 @@ def embedded(examples: Examples, spec: Embedding, network: Network | None = None
     with torch.inference_mode():
         blocks = [module(torch.from_numpy(one.inputs)).numpy() for one in examples.batches(batch)]
     return np.concatenate(blocks).astype(np.float64, copy=False)
+
+
+def _shown(rows: Array, examples: Examples, order: MomentsOrder) -> Array:
+    """The rows of inputs that moments of inputs may be over."""
+    if order.classes is None or order.classes_noise is not None or isinstance(order.inputs, ClippedGaussian):
+        return rows
+    labels = class_labels(examples.require_labels(), len(rows), len(examples.classes or ()))
+    return rows[(np.bincount(labels) >= order.minimum_rows)[labels]]
 
 
 def _inputs(rows: Array, order: MomentsOrder) -> Moments:

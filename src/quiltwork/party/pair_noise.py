@@ -18,9 +18,11 @@ root 2 on the others; all is multiplied by C^2 afterwards, which costs nothing.
 
 **Numbers that a computer adds.** u and U are rounded towards zero to multiples of 2^-18, which leads out of no ball;
 products are multiples of 2^-36, added exactly in float64 within a batch (no entry of an image exceeds 1) and as whole
-numbers among batches, up to 2^27 images, as in `quiltwork.evidence.clipped`. Batches are filled up to one size, so that
-a network computes every image in the same way; where its last bits depend on the neighbours in a batch nevertheless,
-rounding hides that unless a number lies on a step. An image whose activations are not finite counts as none.
+numbers among batches, up to 2^27 images, as in `quiltwork.evidence.clipped`. An image whose activations are not finite
+counts as none.
+
+All this takes an image's features to be a function of that image. The networks are strangers', and a graph can mix the
+rows of a batch (a mean over them is enough), so each image goes through them alone.
 """
 
 from __future__ import annotations

@@ -206,7 +206,8 @@ def _pass(
     sums = {fold: _sums(layout, order) for fold in (FOLDS if order.held_out else FOLDS[:1])}
     with Progress("statistics", -(-len(examples) // order.batch), enabled=show) as progress, torch.inference_mode():
         for inputs, held in _batches(examples, order):
-            cells = _cells(a, layout.a, inputs), _cells(b, layout.b, inputs)
+            given = inputs if order.noise is None else inputs[: len(held)]
+            cells = tuple(_cells(*side, given, order) for side in ((a, layout.a), (b, layout.b)))
             for fold, rows in sums.items():
                 taken = torch.from_numpy(np.flatnonzero(held == (fold == "held_out")))
                 rows.add(*([value[taken] for value in side] for side in cells))
@@ -317,7 +318,7 @@ def lengths_of(a: Network, b: Network, examples: Examples, order: StatisticsOrde
     layout, found = layout_of(a, b, order), []
     with torch.inference_mode():
         for inputs, held in _batches(examples, order):
-            cells = _cells(a, layout.a, inputs), _cells(b, layout.b, inputs)
+            cells = _cells(a, layout.a, inputs, order), _cells(b, layout.b, inputs, order)
             found.append(image_lengths(layout, *cells)[: len(held)])
     return np.concatenate(found)
 
@@ -330,15 +331,20 @@ def _chosen(network: Network, names: Sequence[str] | None) -> list[str]:
     return [name for name in network.points if name in asked]
 
 
-def _cells(network: Network, parts: Sequence[PairPoint], inputs: Tensor) -> list[Tensor]:
-    values = network.run(inputs, [part.name for part in parts])
-    return [pooled_cells(network.points[part.name], values[part.name], part) for part in parts]
+def _cells(network: Network, parts: Sequence[PairPoint], inputs: Tensor, order: StatisticsOrder) -> list[Tensor]:
+    """Cells of each point. Under noise each input goes through alone: a stranger's graph can mix the rows of a batch,
+    and then one row would change what all of them add."""
+    found = []
+    for given in inputs.split(len(inputs) if order.noise is None else 1):
+        values = network.run(given, [part.name for part in parts])
+        found.append([pooled_cells(network.points[part.name], values[part.name], part) for part in parts])
+    return [torch.cat(values) for values in zip(*found, strict=True)]
 
 
 def _batches(examples: Examples, order: StatisticsOrder) -> Iterator[tuple[Tensor, NDArray[np.bool_]]]:
     """Inputs, zeros after the last of them, and which are held out.
 
-    Batches of one size, so that each image is computed in the same way whatever their number.
+    Batches of one size, so that an honest network computes each image in the same way whatever their number.
     """
     for start in range(0, len(examples), order.batch):
         inputs = examples.inputs(start, start + order.batch)
