@@ -7,7 +7,9 @@ Each error says three things: *what* is wrong (the offending part by name), *why
     ├── ContributionError            a directory that claims to be a contribution
     │   ├── MalformedContribution    its bytes do not follow docs/format.md
     │   ├── AlteredContribution      it parses, but a digest, a size or a value betrays a change
-    │   └── UnsupportedContribution  a version or kind that this installation does not know
+    │   ├── UnsupportedContribution  a version or kind that this installation does not know
+    │   ├── UntrustedContribution    no sound signature by a key of its party
+    │   └── RevokedContribution      its party took it back
     ├── CompatibilityError           sound parts that do not belong together
     │   ├── BaseMismatch             trained from another base checkpoint
     │   ├── TokenizerMismatch        another tokenizer or vocabulary
@@ -80,6 +82,14 @@ class AlteredContribution(ContributionError):
 
 class UnsupportedContribution(ContributionError):
     """A format version or kind that this installation does not know."""
+
+
+class UntrustedContribution(ContributionError):
+    """There is no sound signature by a key that counts for the contribution's party."""
+
+
+class RevokedContribution(ContributionError):
+    """The party took the contribution back, under its signature."""
 
 
 class CompatibilityError(QuiltworkError):

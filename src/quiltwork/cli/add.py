@@ -10,6 +10,7 @@ import typer
 from quiltwork.cli import networks
 from quiltwork.cli.inputs import print_json, read_contributions
 from quiltwork.cli.tables import open_mixture, told
+from quiltwork.cli.trusting import Revocations, TrustFile, trusted
 
 NAME = "add"
 HELP = """Let parties join a composed mixture of experts, or composed networks.
@@ -26,6 +27,8 @@ def run(
     composed: Annotated[Path, typer.Argument(help="A composed mixture of experts, or networks.")],
     contributions: Annotated[list[Path], typer.Argument(help="Contribution directories of those who join.")],
     out: Annotated[Path, typer.Option(help="Directory to write.")],
+    trust: TrustFile = None,
+    revocations: Revocations = None,
     max_bytes: Annotated[int | None, typer.Option(help="Refuse a contribution larger than this.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing directory.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -33,13 +36,14 @@ def run(
     """Let parties join a composed mixture of experts, or composed networks."""
     from quiltwork.compose.joining import joined, joined_network
 
+    opened = trusted(trust, revocations)
     if networks.is_network(composed):
         late = read_contributions(contributions, max_bytes)
-        network = joined_network(networks.open_network(composed), late)
+        network = joined_network(networks.open_network(composed), late, trust=opened)
         network.save(out, overwrite=overwrite)
         result = networks.told(network, out, late)
     else:
-        whole = joined(open_mixture(composed), read_contributions(contributions, max_bytes))
+        whole = joined(open_mixture(composed), read_contributions(contributions, max_bytes), trust=opened)
         whole.save(out, overwrite=overwrite)
         result = told(whole, out)
     if json:

@@ -24,7 +24,10 @@ from quiltwork.cli import (
     predict,
     remove,
     report,
+    revoke,
+    sign,
     split,
+    verify,
 )
 from quiltwork.cli.kinds import verb_of_kinds
 from quiltwork.errors import QuiltworkError
@@ -32,7 +35,8 @@ from quiltwork.errors import QuiltworkError
 _INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
 
-_VERBS = (demo, contribute, inspect, compose, choose, add, remove, evaluate, report, generate, predict, export, split)
+_MAKING = (demo, contribute, sign, inspect, verify, compose, choose, add, remove, revoke)
+_VERBS = (*_MAKING, evaluate, report, generate, predict, export, split)
 _BARE = {demo: True, contribute: False, split: False}
 """The verbs of several kinds, and whether the verb alone runs its first kind or shows the help."""
 
@@ -59,7 +63,7 @@ for verb in _VERBS:
         app.command(verb.NAME, help=verb.HELP, epilog=verb.EXAMPLES)(verb.run)
 
 
-_EXTRAS = {"transformers": "lm", "accelerate": "lm", "tokenizers": "lm"}
+_EXTRAS = {"transformers": "lm", "accelerate": "lm", "tokenizers": "lm", "cryptography": "signing", "cyclonedx": "bom"}
 """The extra that brings a package; the other extras are named where they are used."""
 
 

@@ -22,6 +22,7 @@ from quiltwork.cli.catalog import (
 )
 from quiltwork.cli.inputs import pair_of, print_json, public_text, read_contributions, say, weights
 from quiltwork.cli.tables import told
+from quiltwork.cli.trusting import Revocations, TrustFile, trusted
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from quiltwork.compose.networks import NetworkMethod
     from quiltwork.compose.tables import TableMethod
     from quiltwork.contribution.sealed import Contribution
+    from quiltwork.contribution.trust import Trust
     from quiltwork.models.base import Base
 
 NAME = "compose"
@@ -168,6 +170,8 @@ def run(
     shrinkage: Annotated[
         float | None, typer.Option(help="gaussian_head: of covariances, 0 to 1.", rich_help_panel=_NETWORKS)
     ] = None,
+    trust: TrustFile = None,
+    revocations: Revocations = None,
     max_bytes: Annotated[int | None, typer.Option(help="Refuse a contribution larger than this.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing directory.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -205,7 +209,7 @@ def run(
         "shrinkage": shrinkage,
     }
     options = {name: value for name, value in stated.items() if value is not None}
-    given = partial(read_contributions, contributions, max_bytes)
+    given = partial(_given, contributions, max_bytes, include, trusted(trust, revocations))
     if is_table_method(method):
         _require_no_text({"--base": base, "--public": public, "--layout": layout}, method)
         chosen = make_table_method(method, options)
@@ -223,6 +227,16 @@ def run(
         result = _text(given(), language, opened, public or [], layout, out, overwrite)
     if json:
         print_json(result)
+
+
+def _given(
+    paths: list[Path], max_bytes: int | None, include: Sequence[str] | None, trust: Trust | None
+) -> list[Contribution]:
+    """The contributions, of which those that take part are trusted."""
+    given = read_contributions(paths, max_bytes)
+    if trust is not None:
+        trust.require(c for c in given if not include or c.party in include)
+    return given
 
 
 def _text(

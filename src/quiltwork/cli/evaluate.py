@@ -15,6 +15,7 @@ from quiltwork.cli.evaluate_text import Sizes, score_text
 from quiltwork.cli.inputs import HeldOutPaths, named_directories, say
 from quiltwork.cli.networks import is_network
 from quiltwork.cli.tables import is_table
+from quiltwork.cli.trusting import RevocationKeys, Revocations, refuse_revoked
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def run(
             help="Columns of labels, where held-out inputs are rows of a table. Repeatable.", rich_help_panel=_NETWORKS
         ),
     ] = None,
+    trust: RevocationKeys = None,
+    revocations: Revocations = None,
     out: Annotated[Path | None, typer.Option(help="Score file to write.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
@@ -87,6 +90,7 @@ def run(
 
     data = HeldOutPaths.of(party or [], public or [])
     named = named_directories(models)
+    refuse_revoked(named, trust, revocations, contribution or [])
     if _all_of(named, base, is_table, "mixtures on tables"):
         scores = score_tables(named, data, contribution or [], leave_one_out or [], missing)
     elif _all_of(named, base, is_network, "composed networks"):

@@ -9,6 +9,7 @@ import typer
 
 from quiltwork.cli.inputs import print_json, say
 from quiltwork.cli.networks import open_network
+from quiltwork.cli.trusting import RevocationKeys, Revocations, refuse_revoked
 from quiltwork.errors import InvalidOption
 
 NAME = "export"
@@ -31,6 +32,8 @@ def run(
     setting: Annotated[
         str | None, typer.Option(help="Of a stitched network: a party, ensemble or stitched. [default: stitched]")
     ] = None,
+    trust: RevocationKeys = None,
+    revocations: Revocations = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Write a composed network as one file for use elsewhere."""
@@ -38,6 +41,7 @@ def run(
     if chosen not in ("pt2", "onnx"):
         what = f"--format {form}" if form else f"--out '{out}'"
         raise InvalidOption(what, why="it names no format", mend="Choose --format pt2 or --format onnx.")
+    refuse_revoked([composed], trust, revocations)
     known: Any = chosen
     composite = open_network(composed)
     composite.export(out, known, setting=setting)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quiltwork.cli.inputs import check_device, print_json, say
+from quiltwork.cli.trusting import RevocationKeys, Revocations, refuse_revoked
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -32,11 +33,14 @@ def run(
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     experts: Annotated[bool, typer.Option(help="Show whose expert answered each token.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, ...")] = "cpu",
+    trust: RevocationKeys = None,
+    revocations: Revocations = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Continue a prompt with a base or composed model."""
     if max_new_tokens < 1 or temperature < 0:
         raise typer.BadParameter("--max-new-tokens must be positive and --temperature not negative")
+    refuse_revoked([model], trust, revocations)
     import torch
 
     from quiltwork.evaluate.trace import token_texts

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from quiltwork.cli import network_words, networks
-from quiltwork.cli.inputs import print_json
+from quiltwork.cli.inputs import print_json, say
 from quiltwork.cli.tables import is_table
 
 NAME = "inspect"
@@ -21,13 +21,18 @@ EXAMPLES = """Examples:
 
 `quiltwork inspect acme`
 
-`quiltwork inspect composed --json`"""
+`quiltwork inspect composed --json`
+
+`quiltwork inspect composed --bom composed.cdx.json`"""
 
 
 def run(
     directory: Annotated[Path, typer.Argument(help="A contribution or a composed checkpoint.")],
     delta: Annotated[float, typer.Option(help="Delta at which epsilons are stated.")] = 1e-6,
     max_bytes: Annotated[int | None, typer.Option(help="Refuse a contribution larger than this.")] = None,
+    bom: Annotated[
+        Path | None, typer.Option(help="Also write a composed model's bill of materials, CycloneDX, to this file.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Check a contribution in full and say what it holds."""
@@ -37,6 +42,8 @@ def run(
         result = _composite(directory)
     else:
         result = _contribution(directory, delta, max_bytes)
+    if bom is not None:
+        _write_bill(directory, bom)
     if json:
         print_json(result)
     else:
@@ -74,6 +81,22 @@ def _composite(directory: Path) -> dict[str, Any]:
     elif networks.is_network(directory):
         networks.open_network(directory)
     return value
+
+
+def _write_bill(directory: Path, out: Path) -> None:
+    from quiltwork.composite import PROVENANCE
+    from quiltwork.errors import InvalidOption
+    from quiltwork.files import require_absent, write_file
+
+    if not (directory / PROVENANCE).is_file():
+        raise InvalidOption(
+            "--bom", why=f"'{directory}' is no composed model", mend="Leave it out, or name a composed model."
+        )
+    from quiltwork.composite.bom import bill_of_materials
+
+    require_absent(out, overwrite=False)
+    write_file(out, bill_of_materials(directory))
+    say(f"wrote {out}")
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from quiltwork.cli import predict_network
 from quiltwork.cli.inputs import numbers, print_json, say
 from quiltwork.cli.networks import is_network
 from quiltwork.cli.tables import covariates_of, open_mixture
+from quiltwork.cli.trusting import RevocationKeys, Revocations, refuse_revoked
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -42,9 +43,12 @@ def run(
     quantiles: Annotated[str | None, typer.Option(help="Levels between 0 and 1, separated by commas.")] = None,
     explain: Annotated[bool, typer.Option(help="Say which expert answers where.")] = False,
     missing: Annotated[str, typer.Option(help="Rows with a missing value: refuse or drop.")] = "refuse",
+    trust: RevocationKeys = None,
+    revocations: Revocations = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Predict the target of each row of a table, or of each input."""
+    refuse_revoked([model], trust, revocations)
     of_networks = is_network(model)
     formats = predict_network.FORMATS if of_networks else _FORMATS
     if out.suffix not in formats:

@@ -10,6 +10,7 @@ about a party that was not there is not in S, and is handed over again with that
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from quiltwork.compose.method import check_parties, check_parts, compose
 from quiltwork.compose.tables import agreed_table, local_of, require_same_table
@@ -17,20 +18,28 @@ from quiltwork.composite import Entry, NetworkComposite, Provenance, TableCompos
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import DuplicateParty, InvalidOption
 
+if TYPE_CHECKING:
+    from quiltwork.contribution.trust import Trust
 
-def joined(composite: TableComposite, contributions: Sequence[Contribution]) -> TableComposite:
+
+def joined(
+    composite: TableComposite, contributions: Sequence[Contribution], *, trust: Trust | None = None
+) -> TableComposite:
     """The composite of the machines that are in it and of those who join.
 
     Args:
         composite: a composed mixture; it stays as it is.
         contributions: of kind ``mixture``, of the same table; any order.
+        trust: as in `require_trusted`.
 
     Raises:
         InvalidOption: nobody joins.
         DuplicateParty: a party is in it already, or joins twice.
         MissingPart, TableMismatch: a contribution does not hold what the method needs, or is of another table.
+        UntrustedContribution, RevokedContribution, MalformedContribution: as `require_trusted`.
     """
     _require_somebody(contributions)
+    require_trusted(composite, contributions, trust)
     ordered = sorted(contributions, key=lambda c: c.party)
     check_parties(ordered)
     for contribution in ordered:
@@ -46,20 +55,45 @@ def joined(composite: TableComposite, contributions: Sequence[Contribution]) -> 
     return whole
 
 
-def joined_network(composite: NetworkComposite, contributions: Sequence[Contribution]) -> NetworkComposite:
+def joined_network(
+    composite: NetworkComposite, contributions: Sequence[Contribution], *, trust: Trust | None = None
+) -> NetworkComposite:
     """The composite of what is in it and of what is handed over now.
 
     Args:
         composite: a composed network; it stays as it is.
         contributions: about the same task; any order.
+        trust: as in `require_trusted`.
 
     Raises:
         InvalidOption: nobody joins.
         DuplicateParty: a party hands over what it has handed over already.
         MissingPart, TaskMismatch: they do not hold what the method needs, or are of another task.
+        UntrustedContribution, RevokedContribution, MalformedContribution: as `require_trusted`.
     """
     _require_somebody(contributions)
+    require_trusted(composite, contributions, trust)
     return compose([*composite.contributions, *contributions], composite.method)
+
+
+def require_trusted(
+    composite: TableComposite | NetworkComposite, contributions: Sequence[Contribution], trust: Trust | None
+) -> None:
+    """Refuse those who join unsigned, and whatever was taken back, also of what is in the composite already.
+
+    A composite keeps no signatures: those were for whoever composed it to ask for.
+
+    Args:
+        composite: what they join.
+        contributions: of those who join.
+        trust: whose signatures to require, and what was taken back; None asks for nothing.
+
+    Raises:
+        UntrustedContribution, RevokedContribution, MalformedContribution: as `Trust.require`.
+    """
+    if trust is not None:
+        trust.require(contributions)
+        composite.provenance.refuse_revoked(trust)
 
 
 def _require_somebody(contributions: Sequence[Contribution]) -> None:

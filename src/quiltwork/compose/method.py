@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Protocol, overload, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, overload, runtime_checkable
 
 from quiltwork.compose.parts import body, check_tensors
 from quiltwork.composite import (
@@ -50,6 +50,9 @@ from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.models.assembly import Assembly, Blend
 from quiltwork.models.base import Base
 from quiltwork.models.checkpoint import TokenizerFiles
+
+if TYPE_CHECKING:
+    from quiltwork.contribution.trust import Trust
 
 __all__ = ["FEATURES", "Assembly", "Blend", "Histograms", "Method", "body", "compose"]
 
@@ -81,13 +84,23 @@ class Method(Protocol):
 
 @overload
 def compose(
-    contributions: Sequence[Contribution], method: TableMethod, base: None = None, *, public: None = None
+    contributions: Sequence[Contribution],
+    method: TableMethod,
+    base: None = None,
+    *,
+    public: None = None,
+    trust: Trust | None = None,
 ) -> TableComposite: ...
 
 
 @overload
 def compose(
-    contributions: Sequence[Contribution], method: NetworkMethod, base: None = None, *, public: None = None
+    contributions: Sequence[Contribution],
+    method: NetworkMethod,
+    base: None = None,
+    *,
+    public: None = None,
+    trust: Trust | None = None,
 ) -> NetworkComposite: ...
 
 
@@ -98,6 +111,7 @@ def compose(
     base: Base | None = None,
     *,
     public: Histograms | Contribution | None = None,
+    trust: Trust | None = None,
 ) -> Composite: ...
 
 
@@ -108,6 +122,7 @@ def compose(
     base: Base | None = None,
     *,
     public: Histograms | Contribution | None = None,
+    trust: Trust | None = None,
 ) -> Composite | TableComposite | NetworkComposite: ...
 
 
@@ -117,6 +132,7 @@ def compose(
     base: Base | None = None,
     *,
     public: Histograms | Contribution | None = None,
+    trust: Trust | None = None,
 ) -> Composite | TableComposite | NetworkComposite:
     """Compose contributions into one model.
 
@@ -126,6 +142,7 @@ def compose(
         base: the public checkpoint that all of them started from; mixtures on tables and networks start from none.
         public: histograms of public text by feature, or a contribution that holds them. They give evidence routers a
             row for "this is ordinary public text", which the base answers.
+        trust: whose signatures to require, and what was taken back; None asks for no signature.
 
     Returns:
         A composite with provenance; nothing is written. No weight of a language model is loaded yet; a mixture on
@@ -136,9 +153,12 @@ def compose(
             contributions do not belong together, or do not hold what the method needs.
         InvalidOption: there is nothing to compose, the method names a party that is not there, or a base is given
             where none belongs or missing where one does.
+        UntrustedContribution, RevokedContribution, MalformedContribution: as `Trust.require`.
     """
     if not contributions:
         raise InvalidOption("an empty list", why="there is nothing to compose", mend="Give at least one contribution.")
+    if trust is not None:
+        trust.require(contributions)
     if isinstance(method, TableMethod | NetworkMethod) and (base is not None or public is not None):
         raise InvalidOption(
             f"a base or public text for method {method.name}",

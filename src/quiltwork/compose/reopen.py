@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -38,6 +38,9 @@ from quiltwork.composite.table_files import read_table
 from quiltwork.contribution.canonical import encode
 from quiltwork.errors import CheckpointError, CompatibilityError, ContributionError, InvalidOption
 
+if TYPE_CHECKING:
+    from quiltwork.contribution.trust import Trust
+
 METHODS: Mapping[str, type[TableMethod]] = {
     "aligned_average": AlignedAverage,
     "ambient": AmbientMixture,
@@ -59,14 +62,21 @@ NETWORK_METHODS: Mapping[str, type[NetworkMethod]] = {
 M = TypeVar("M", TableMethod, NetworkMethod)
 
 
-def open_any(path: str | Path) -> Composite | TableComposite | NetworkComposite:
+def open_any(path: str | Path, *, trust: Trust | None = None) -> Composite | TableComposite | NetworkComposite:
     """A saved composite of any kind, without base or contributions.
 
+    Args:
+        path: its directory.
+        trust: what was taken back; a composite of it is refused before it is opened.
+
     Raises:
+        RevokedContribution: a party took back what is in it.
         CheckpointError: the directory is not a composite that quiltwork saved, or was changed.
         ExportError: it is a soup, which holds a sum only.
     """
-    read_provenance(Path(path))
+    provenance = read_provenance(Path(path))
+    if trust is not None:
+        provenance.refuse_revoked(trust)
     match saved_kind(path):
         case "table":
             return open_table_composite(path)

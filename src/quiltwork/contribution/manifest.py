@@ -41,6 +41,8 @@ from quiltwork.privacy.events import Label, Record, Unit
 R = TypeVar("R", bound=Record)
 
 FILE = "contribution.json"
+SIGNATURE = "contribution.sig"
+"""The one file beside what is declared: a signature over everything else, which no digest covers (docs/signing.md)."""
 MAX_BYTES = 4 * 2**20
 REWRITE = "The party must write the contribution again with quiltwork; docs/format.md lists the rules."
 

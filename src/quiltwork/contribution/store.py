@@ -32,6 +32,7 @@ from quiltwork.contribution.manifest import (
     FILE,
     MANIFESTS,
     MAX_BYTES,
+    SIGNATURE,
     BaseReference,
     Manifest,
     Method,
@@ -188,7 +189,8 @@ def read(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Contr
 
 def _check_names(directory: Directory, names: Sequence[str], manifest: Manifest) -> None:
     for name in names:
-        if name != FILE and name not in manifest.payload:
+        signature = name == SIGNATURE and directory.kind(name) == "a regular file"
+        if name != FILE and name not in manifest.payload and not signature:
             raise refusal(f"{shown(name)} ({directory.kind(name)})", "the manifest does not declare it")
     for name in manifest.payload:
         if name not in names:
