@@ -13,7 +13,7 @@ from split_parties import ADAM, SGD, WIDTH, component, fragments, modes, start
 from torch.func import functional_call
 from torch.nn import functional
 
-from quiltwork.errors import InvalidOption, LostParty, SessionError
+from quiltwork.errors import AlteredFrame, InvalidOption, LostParty, SessionError
 from quiltwork.models.split.component import OptimiserPlan
 from quiltwork.session.channel import LocalChannel, lost
 from quiltwork.session.frames import Kind, Message
@@ -215,6 +215,26 @@ def test_a_party_that_breaks_the_words_is_named(lie: Any, match: str) -> None:
     run = start("joint", *fragments(), greatest_norm=1e3, wrap=lambda c: Failing(c, "p1", 0, lie))
     with pytest.raises(SessionError, match=rf"(?s)party 'p1'.*{match}"):
         run.train()
+
+
+def altered(_: Message) -> Message:
+    raise AlteredFrame("a frame", why="its tag does not fit its bytes", mend="End the session.")
+
+
+def test_the_others_are_told_to_stop_after_a_party_altered_its_frames() -> None:
+    data, labels = fragments()
+    channels: list[LocalChannel] = []
+
+    def failing(channel: LocalChannel) -> Failing:
+        channels.append(channel)
+        return Failing(channel, "p0", 3, altered)
+
+    run = start("joint", data, labels, wrap=failing)
+    with pytest.raises(AlteredFrame):
+        run.train()
+    assert not any(end.stopped for end in channels[0]._far.values())
+    run.close()
+    assert all(end.stopped for party, end in channels[0]._far.items() if party != "p0")
 
 
 def test_a_party_that_lies_is_left_out_of_a_quorum() -> None:

@@ -352,10 +352,10 @@ class SplitRun:
         )
 
     def close(self) -> None:
-        """Say farewell to all and close the channel; a party that is gone is passed over."""
+        """Say farewell to all and close the channel; a party that is gone, or answers otherwise, is passed over."""
         self._talk.settle(self.parties)
         for party in [*self.parties, *([self.label_party] if self.label_party else [])]:
-            with suppress(LostParty):
+            with suppress(SessionError):
                 self._talk.push(party, Message(Kind.STOP, self.round))
                 self._talk.pull(party, Kind.DONE, self.round)
                 self.bill.add(party, STOP)

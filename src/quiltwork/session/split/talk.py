@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quiltwork.errors import LostParty, SessionError
+from quiltwork.errors import SessionError
 from quiltwork.session.channel import Channel
 from quiltwork.session.frames import Kind, Message
 from quiltwork.session.split.words import heard
@@ -75,12 +75,12 @@ class Talk:
         return bytes(np.asarray(array, dtype=np.uint8)).hex()
 
     def settle(self, parties: Iterable[str]) -> None:
-        """Take in and drop every answer that is still due; a lost party has none."""
+        """Take in and drop every answer that is still due, whatever it is; a lost party has none."""
         for party in parties:
             for _ in range(self._due.pop(party, 0)):
                 try:
                     self.channel.pull(party)
-                except LostParty:
+                except SessionError:
                     continue
 
 
