@@ -1,15 +1,16 @@
-"""``quiltwork choose``: the number of experts by one round of the parties' own log-likelihoods."""
+"""``quiltwork choose``: the number of experts, the place of a stitch, the models that no other beats for all owners."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quiltwork.cli.inputs import named_directories, print_json, read_contributions
+from quiltwork.cli.choose_places import Wanted, choose_places, choose_scored
+from quiltwork.cli.inputs import named_directories, pair_of, print_json, read_contributions
 from quiltwork.cli.tables import open_mixtures
 from quiltwork.errors import DuplicateParty, InvalidOption, MissingPart
 
@@ -19,23 +20,106 @@ if TYPE_CHECKING:
     from quiltwork.contribution.tables import LikelihoodsMethod
 
 NAME = "choose"
-HELP = """Choose among composed mixtures by the log-likelihoods that the parties state (by BIC).
+HELP = """Choose among composed mixtures, among places to stitch networks, or among models that owners scored.
 
-Each party answers with `quiltwork contribute likelihoods`; the rows stay where they are, and count through one number a
-candidate."""
-EXAMPLES = """Example:
+- Mixtures: by the log-likelihoods that the parties state (by BIC). Each party answers with `quiltwork contribute
+  likelihoods`; the rows stay where they are, and count through one number a candidate.
 
-`quiltwork choose k2 k3 k4 --answer answer-a --answer answer-b --json`"""
+- Contributions about networks, with statistics of a pair: every pair of points is ranked by how well each predicts the
+  other, with no model run. With `--party` the best few of all depths are evaluated beside the parents and the ensemble.
+
+- Score files that `quiltwork evaluate` wrote at the owners: which models no other beats for all owners at once."""
+EXAMPLES = """Examples:
+
+`quiltwork choose k2 k3 k4 --answer answer-a --answer answer-b --json`
+
+`quiltwork choose ash birch ash-statistics birch-statistics --top 20`
+
+`quiltwork choose ash birch ash-statistics --candidates 4 --party ash=ash-test.npz --party birch=birch-test.npz
+--out scores.json`
+
+`quiltwork choose ash-scores.json birch-scores.json --costs --json`"""
+_NETWORKS = "Networks"
 
 
 def run(
-    candidates: Annotated[list[Path], typer.Argument(help="Composed mixtures, or NAME=DIRECTORY.")],
-    answer: Annotated[list[Path], typer.Option(help="A contribution of kind likelihoods. Repeatable.")],
+    candidates: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="GIVEN...", help="Composed mixtures, or NAME=DIRECTORY; or contributions; or score files."
+        ),
+    ],
+    answer: Annotated[
+        list[Path] | None, typer.Option(help="Mixtures: a contribution of kind likelihoods. Repeatable.")
+    ] = None,
+    pair: Annotated[
+        str | None, typer.Option(help="PARTY,PARTY. [default: all that have statistics]", rich_help_panel=_NETWORKS)
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many places of a pair to tell.", rich_help_panel=_NETWORKS)] = 10,
+    count: Annotated[
+        int, typer.Option("--candidates", help="How many places to evaluate.", rich_help_panel=_NETWORKS)
+    ] = 5,
+    party: Annotated[
+        list[str] | None,
+        typer.Option(help="PARTY=held-out inputs with labels. Repeatable.", rich_help_panel=_NETWORKS),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Columns of labels, where they are rows of a table.", rich_help_panel=_NETWORKS),
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="As for compose.", rich_help_panel=_NETWORKS)] = None,
+    weighting: Annotated[str | None, typer.Option(help="As for compose.", rich_help_panel=_NETWORKS)] = None,
+    costs: Annotated[
+        bool, typer.Option("--costs", help="Multiply-adds count as an owner does.", rich_help_panel=_NETWORKS)
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Score file to write, for quiltwork report.", rich_help_panel=_NETWORKS)
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Choose among composed mixtures by the parties' log-likelihoods."""
+    """Choose among mixtures, places, or scored models."""
+    asked = {"--pair": pair, "--party": party, "--mode": mode, "--weighting": weighting, "--out": out}
+    if not answer and _all_are(candidates, lambda path: path.is_file()):
+        _refuse({**asked, "--target": target}, "the models were scored already")
+        choose_scored(candidates, costs=costs, json=json)
+    elif not answer and _all_are(candidates, lambda path: (path / "contribution.json").is_file()):
+        if not party:
+            _refuse(
+                {"--out": out, "--costs": costs, "--target": target, "--mode": mode, "--weighting": weighting},
+                "no --party is given, and nothing is evaluated",
+            )
+        held, named = party or [], pair_of(pair, "--pair")
+        choose_places(candidates, Wanted(named, mode, weighting, top, count, held, target or [], costs, out, json))
+    else:
+        _refuse({**asked, "--target": target, "--costs": costs}, "it is for networks")
+        _choose_mixture(candidates, answer or [], json)
+
+
+def _all_are(paths: Sequence[Path], is_one: Callable[[Path], bool]) -> bool:
+    """Whether all paths are of one kind.
+
+    Raises:
+        InvalidOption: some are and some are not.
+    """
+    found = [path for path in paths if is_one(path)]
+    if found and len(found) < len(paths):
+        raise InvalidOption(
+            f"'{found[0]}'", why="it is of another kind than the others", mend="Choose among things of one kind."
+        )
+    return bool(found)
+
+
+def _refuse(stated: Mapping[str, object], why: str) -> None:
+    for name, value in stated.items():
+        if value:
+            raise InvalidOption(name, why=why, mend="Leave it out.")
+
+
+def _choose_mixture(candidates: Sequence[Path], answer: Sequence[Path], json: bool) -> None:
     from quiltwork.models.mixture.fingerprint import fingerprint
 
+    if not answer:
+        raise typer.BadParameter("name the parties' answers about the mixtures with --answer")
     composites, _ = open_mixtures(named_directories(candidates, by_method=False))
     marks = {name: fingerprint(composite.mixture) for name, composite in composites.items()}
     given = read_contributions(answer)
