@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -107,6 +108,16 @@ def test_several_runs_have_one_page_and_files_of_their_own(account: Account, tmp
         write_page([account, account], tmp_path / "no.html")
     with pytest.raises(InvalidOption, match="none is given"):
         render([])
+
+
+@pytest.mark.parametrize("names", [("scores", "b"), ("a", "a-losses"), ("a b", "a-b", "a-b.1", "a-b.2")])
+def test_no_name_of_a_run_takes_another_files_place(
+    names: tuple[str, ...], account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for drawing in ("certificate_png", "scores_png", "losses_png"):
+        monkeypatch.setattr(f"quiltwork.audit.figures.{drawing}", lambda *_: b"")
+    written = write_page([replace(account, name=name) for name in names], tmp_path / "all.html")
+    assert len(set(written)) == len(written) == 1 + len(names) + 1 + 2 * len(names)
 
 
 def test_without_the_drawing_library_the_page_says_so(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:

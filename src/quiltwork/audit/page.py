@@ -26,6 +26,7 @@ from quiltwork.errors import InvalidOption
 from quiltwork.files import write_file
 
 TEMPLATE = "certificate.html.j2"
+_OF_ALL, _LOSSES = ("-scores", "-scores-numbers"), "-losses"
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,11 @@ def _stems(accounts: Sequence[Account]) -> list[str]:
         raise InvalidOption("the runs", why="none is given, or two have one name", mend="Name them: NAME=DIRECTORY.")
     if len(names) == 1:
         return [""]
-    plain = [re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60] for name in names]
-    return [f"-{p}" if plain.count(p) == 1 else f"-{p}-{i}" for i, p in enumerate(plain, start=1)]
+    plain = [f"-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)[:60]}" for name in names]
+    # a run may be called as another run's figure is, or as the figure of all
+    drawn = [*_OF_ALL, *(f"{stem}{_LOSSES}" for stem in plain)]
+    found = [s if plain.count(s) == 1 and s not in drawn else f"{s}.{i}" for i, s in enumerate(plain, start=1)]
+    return found if len(set(found)) == len(found) else [f"-{i}" for i in range(1, len(names) + 1)]
 
 
 def _drawn(accounts: Sequence[Account], stems: Sequence[str]) -> dict[str, list[Figure]]:
@@ -127,8 +131,8 @@ def _drawn(accounts: Sequence[Account], stems: Sequence[str]) -> dict[str, list[
         scores = {a.name: a.scores for a in accounts if a.scores and a.measure == measure}
         if scores:
             caption = f"{measure} on held-out rows, by run and by who answered; higher is better."
-            plain = "" if measure == "accuracy" else "-numbers"
-            found[""].append(Figure(f"-scores{plain}", caption, figures.scores_png(scores, measure)))
+            stem = _OF_ALL[0 if measure == "accuracy" else 1]
+            found[""].append(Figure(stem, caption, figures.scores_png(scores, measure)))
     for account, stem in zip(accounts, stems, strict=True):
         found[account.name] = list(_figures(account, stem))
     return found
@@ -138,7 +142,7 @@ def _figures(account: Account, stem: str) -> Iterator[Figure]:
     caption = "Guarantees of the run; bytes of a round beside those of the formula; what one row and one label pay."
     yield Figure(stem, caption, figures.certificate_png(account.certificate))
     if account.losses:
-        yield Figure(f"{stem}-losses", "Loss on training rows by round.", figures.losses_png(account.losses))
+        yield Figure(f"{stem}{_LOSSES}", "Loss on training rows by round.", figures.losses_png(account.losses))
 
 
 def _rendered(accounts: Sequence[Account], drawn: Mapping[str, Sequence[Figure]]) -> str:
