@@ -26,7 +26,7 @@ from quiltwork.cli.trusting import Revocations, TrustFile, trusted
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
-    from quiltwork.compose.method import Method
+    from quiltwork.compose.method import Histograms, Method
     from quiltwork.compose.networks import NetworkMethod
     from quiltwork.compose.tables import TableMethod
     from quiltwork.contribution.sealed import Contribution
@@ -209,7 +209,8 @@ def run(
         "shrinkage": shrinkage,
     }
     options = {name: value for name, value in stated.items() if value is not None}
-    given = partial(_given, contributions, max_bytes, include, trusted(trust, revocations))
+    whom = trusted(trust, revocations)
+    given = partial(_given, contributions, max_bytes, include, whom)
     if is_table_method(method):
         _require_no_text({"--base": base, "--public": public, "--layout": layout}, method)
         chosen = make_table_method(method, options)
@@ -224,7 +225,7 @@ def run(
             raise typer.BadParameter("--layout is portable or native")
         language = make_method(method, options | ({"include": tuple(include)} if include else {}))
         opened = _opened(base, method)
-        result = _text(given(), language, opened, public or [], layout, out, overwrite)
+        result = _text(given(), language, opened, _public(public or [], opened, whom), layout, out, overwrite)
     if json:
         print_json(result)
 
@@ -239,11 +240,21 @@ def _given(
     return given
 
 
+def _public(paths: list[Path], base: Base, trust: Trust | None) -> Histograms | Contribution | None:
+    """What describes public text; a contribution is trusted like any other."""
+    from quiltwork.contribution.sealed import Contribution
+
+    public = public_text(paths, base)
+    if trust is not None and isinstance(public, Contribution):
+        trust.require([public])
+    return public
+
+
 def _text(
     given: list[Contribution],
     method: Method,
     base: Base,
-    public: list[Path],
+    public: Histograms | Contribution | None,
     layout: Any,
     out: Path,
     overwrite: bool,
@@ -251,7 +262,7 @@ def _text(
     """Compose and save a language model; what quiltwork.json says of it."""
     from quiltwork.compose.method import compose
 
-    composite = compose(given, method, base, public=public_text(public, base))
+    composite = compose(given, method, base, public=public)
     written = layout or composite.default_layout()
     composite.save(out, layout=written, overwrite=overwrite)
     say(f"wrote {out}: {method.name} of {', '.join(composite.parties)} ({written})")

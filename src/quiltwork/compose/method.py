@@ -158,7 +158,7 @@ def compose(
     if not contributions:
         raise InvalidOption("an empty list", why="there is nothing to compose", mend="Give at least one contribution.")
     if trust is not None:
-        trust.require(contributions)
+        trust.require([*contributions, *([public] if isinstance(public, Contribution) else [])])
     if isinstance(method, TableMethod | NetworkMethod) and (base is not None or public is not None):
         raise InvalidOption(
             f"a base or public text for method {method.name}",
