@@ -11,6 +11,7 @@ from quiltwork.cli.contribute import (
     outputs,
     statistics,
     stitches,
+    transfer,
 )
 
 NAME = "contribute"
@@ -26,4 +27,4 @@ EXAMPLES = """Examples:
 
 `quiltwork contribute module --module model.py:build --weights w.safetensors --data scans/ --units 0..1 --party a
 --out a --json`"""
-KINDS = (expert, mixture, likelihoods, module, moments, statistics, stitches, outputs)
+KINDS = (expert, mixture, likelihoods, module, moments, statistics, stitches, outputs, transfer)
