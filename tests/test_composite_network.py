@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import network_parties as parties
 from quiltwork.compose.combine import Combine
@@ -21,7 +22,15 @@ from quiltwork.composite import NetworkComposite, Provenance, open_composite, sa
 from quiltwork.composite.network_files import SavedNetworks
 from quiltwork.contribution.canonical import encode
 from quiltwork.contribution.sealed import Contribution
-from quiltwork.errors import AlteredContribution, CheckpointError, ExportError, InvalidOption, StorageError
+from quiltwork.errors import (
+    AlteredContribution,
+    CheckpointError,
+    ExportError,
+    InvalidOption,
+    MalformedContribution,
+    StorageError,
+)
+from quiltwork.models.network.capture import capture
 
 Given = Sequence[Contribution]
 X = parties.inputs()
@@ -65,6 +74,31 @@ def test_batches_change_nothing_but_rounding(composite: NetworkComposite) -> Non
 def test_inputs_that_do_not_fit_are_refused(inputs: Any, what: str, composite: NetworkComposite) -> None:
     with pytest.raises(InvalidOption, match=what):
         composite.outputs(inputs)
+
+
+class Silent(torch.nn.Module):
+    """Gives what is not a number for dark images, and numbers for others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(36, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.flatten(1)
+        return self.head(flat) + torch.log(flat.mean(dim=1, keepdim=True))
+
+
+def test_a_network_that_gives_no_number_is_named_and_spoils_nothing_quietly(given: Given, tmp_path: Path) -> None:
+    said = parties.signature(mean=(0.1,), std=(1.0,))
+    silent = capture(Silent().eval(), torch.rand(3, *parties.SHAPE) + 0.5, signature=said)
+    whole = compose([*given, parties.release(tmp_path, "cedar", one=silent)], Combine())
+    bright, dark = np.full((4, *parties.SHAPE), 0.9), np.full((4, *parties.SHAPE), 0.9)
+    dark[2] = 0.0
+    assert np.isfinite(whole.outputs(bright)).all()
+    for call in (whole.outputs, whole.predict, whole.predict_proba):
+        with pytest.raises(MalformedContribution, match=r"of party 'cedar'.*not a number"):
+            call(dark)
+    assert np.isfinite(whole.without("cedar").outputs(dark)).all()
 
 
 def test_a_setting_is_for_stitched_networks_alone(composite: NetworkComposite, tmp_path: Path) -> None:

@@ -241,6 +241,14 @@ def test_training_mode_left_on_is_refused_by_name() -> None:
         capture(module, inputs(4), signature=signature())
 
 
+def test_a_module_whose_rows_know_of_each_other_is_refused() -> None:
+    norm = nn.BatchNorm2d(3, track_running_stats=False)
+    head = [nn.Flatten(), nn.Linear(192, 5)]
+    with pytest.raises(InvalidOption, match="depends on the others of its batch"):
+        capture(nn.Sequential(norm, *head).eval(), inputs(4), signature=signature())
+    assert capture(nn.Sequential(nn.InstanceNorm2d(3), *head).eval(), inputs(4), signature=signature())
+
+
 def test_an_example_of_another_shape_is_refused() -> None:
     with pytest.raises(InvalidOption, match=r"\[4, 3, 4, 4\]"):
         capture(made("cnn"), inputs(4, shape=(3, 4, 4)), signature=signature())

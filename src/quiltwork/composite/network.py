@@ -27,7 +27,7 @@ from quiltwork.composite.network_solution import NetworkMethod, NetworkSolution
 from quiltwork.composite.provenance import Entry, Provenance
 from quiltwork.contribution.networks import TaskReference
 from quiltwork.contribution.sealed import Contribution
-from quiltwork.errors import ExportError, InvalidOption
+from quiltwork.errors import ExportError, InvalidOption, MalformedContribution
 from quiltwork.files import new_directory
 
 if TYPE_CHECKING:
@@ -103,12 +103,29 @@ class NetworkComposite:
 
         Raises:
             InvalidOption: the inputs are of another shape, or not finite numbers.
+            MalformedContribution: somebody's network gives no number for one of them, so neither does the model.
         """
         import torch
 
-        with torch.no_grad():
-            found = [self.model()(torch.from_numpy(part)) for part in self._batches(inputs, batch)]
-        return np.asarray(torch.cat(found).double().numpy(), dtype=np.float64)
+        found = []
+        for part in self._batches(inputs, batch):
+            with torch.no_grad():
+                found.append(self.model()(torch.from_numpy(part)).double().numpy())
+            if np.isnan(found[-1]).any():
+                raise self._no_number(part[np.isnan(found[-1]).any(axis=1)][:1])
+        return np.concatenate(found)
+
+    def _no_number(self, row: NDArray[np.float32]) -> MalformedContribution:
+        """Whose network it is that gives none: a stranger's can take the logarithm of what it likes."""
+        import torch
+
+        modules = [member for member in self.members if "module" in member.parts]
+        whose = [m.party for m in modules if not torch.isfinite(m.network(torch.from_numpy(row))).all()]
+        return MalformedContribution(
+            f"the network of party {' and '.join(map(repr, whose))}" if whose else "the composed network",
+            why="for one of the inputs it gives what is not a number",
+            mend="Compose without that party, or leave such inputs out." if whose else "Leave such inputs out.",
+        )
 
     def predict_proba(self, inputs: ArrayLike, *, batch: int = 256) -> Array:
         """Probability of each class, float64 ``[n, classes]``; as `outputs`.

@@ -31,6 +31,7 @@ from quiltwork.models.network.tracing import Plain, Trace, traced
 _ROWS = 3
 _TRACED_ROWS = (3, 7, 13)
 _CLOSE = 1e-5
+_APART = 1e-3
 
 
 def capture(
@@ -54,8 +55,8 @@ def capture(
         leading: number of tokens before those of the image, where their number does not show it.
 
     Raises:
-        InvalidOption: a module in training mode, not deterministic or not float32, an example of another shape, a name
-            that is no point.
+        InvalidOption: a module in training mode, not deterministic, not float32 or not of one input at a time, an
+            example of another shape, a name that is no point.
         ExportError: control flow that depends on values, a fixed batch size, an operator outside the closed list.
     """
     _require_still(module)
@@ -65,6 +66,7 @@ def capture(
         _require_deterministic(plain, x, signature)
         trace, network = _open_batch(plain, x, signature)
         _require_equal(plain, network, example, x)
+        _require_apart(plain, x)
         found = PointFinder(plain, network, x, trace.stacks, forms or {}, leading or {}).find(points)
     return Network.from_parts(signature, trace.graph, found, trace.tensors)
 
@@ -139,6 +141,17 @@ def _require_deterministic(plain: Plain, x: Tensor, signature: Signature) -> Non
             "the module",
             why="it gives two outputs for the same inputs",
             mend="Take out what draws random numbers or counts calls.",
+        )
+
+
+def _require_apart(plain: Plain, x: Tensor) -> None:
+    """An input's output is a function of that input: owners' sums and their prices stand on it."""
+    together, alone = plain(x), torch.cat([plain(row) for row in x.split(1)])
+    if not torch.allclose(together, alone, rtol=_APART, atol=_APART * float(together.abs().max().clamp(min=1e-6))):
+        raise InvalidOption(
+            "the module",
+            why="what it gives for an input depends on the others of its batch",
+            mend="Take out what is computed over a batch, such as normalisation without running statistics.",
         )
 
 
