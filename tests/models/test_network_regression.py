@@ -14,6 +14,7 @@ from network_pairs import LAYOUT, activations, direct, point, pooled_rows, stati
 from quiltwork.contribution.pair_layout import MOST_CHANNELS, PairLayout
 from quiltwork.errors import InvalidOption, TensorMismatch
 from quiltwork.models.network.pair_moments import PairStatistics, View, merge
+from quiltwork.models.network.placement import rank
 from quiltwork.models.network.regression import USUAL_RIDGE, Decomposed, RankDeficient, fit
 
 PAIRS = [(a.name, b.name) for a in LAYOUT.a for b in LAYOUT.b]
@@ -205,3 +206,28 @@ def test_layouts_beyond_use_are_refused():
         PairLayout((point("x", MOST_CHANNELS, 1), point("z", 1, 1)), (point("y", 3, 1),))
     with pytest.raises(ValueError, match="numbers"):
         PairLayout((point("x", 2**14, 1),), (point("y", 2**14, 1),))
+
+
+def changed(**fields):
+    """Sound statistics of one pair with some numbers replaced, in both folds."""
+    layout = PairLayout((point("x", 3, 1),), (point("y", 2, 1),))
+    sound = statistics({fold: activations(50, 0, layout) for fold in ("train", "held_out")}, layout)
+    tensors = {name: array.copy() for name, array in sound.tensors.items()}
+    for name in tensors:
+        for ending, value in fields.items():
+            if name.rpartition(".")[2] == ending or f"{ending}." in name:
+                tensors[name][...] = value
+    return PairStatistics(layout, tensors)
+
+
+@pytest.mark.parametrize("fields", [{"count": 1e-300}, {"sum_a": 1e300}, {"cross_near": 1e308}, {"gram_b": -1e200}])
+def test_sums_beyond_any_activation_are_refused_by_name(fields):
+    with pytest.raises(InvalidOption, match=r"statistic 'pair\..*a mean of it is beyond"):
+        changed(**fields)
+
+
+def test_made_up_sums_do_not_rank_before_true_ones():
+    """Features without variance that explain others: R2 would be far above one."""
+    assert rank(changed())[0].score > 0.1
+    (candidate,) = rank(changed(gram_a=0.0, cross_near=1e3))
+    assert candidate.a_to_b <= 0

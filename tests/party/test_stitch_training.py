@@ -120,6 +120,8 @@ def test_owners_take_turns_and_everything_that_went_in_is_listed(networks, contr
         contributions, data["birch"][0], tmp_path / "second", StitchOrder("birch", plan=ORDER.plan), start=first
     )
     assert set(second.manifest.method.rests_on) == {first.digest, *(one.digest for one in sums)}
+    with pytest.raises(InvalidOption, match="go on from are given too"):
+        contribute_stitches(contributions, data["ash"][0], tmp_path / "x", ORDER, start=first, statistics=sums)
     accuracies = []
     for made in (first, second):
         stitches = read_stitches(made)

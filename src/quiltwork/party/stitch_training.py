@@ -193,6 +193,10 @@ def _begin(
     start: Contribution | None,
     statistics: Sequence[Contribution],
 ) -> Start:
+    if start is not None and statistics:
+        raise InvalidOption(
+            "statistics", why="stitches to go on from are given too, and they begin where these ended", mend="Give one."
+        )
     if start is not None:
         return _going_on(networks, order, start)
     if not order.splices:

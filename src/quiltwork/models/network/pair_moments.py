@@ -21,6 +21,9 @@ from quiltwork.errors import InvalidOption, TensorMismatch
 Array = NDArray[np.float64]
 Side: TypeAlias = Literal["a", "b"]
 
+LARGEST = 1e60
+"""Means of products beyond this overflow in the squares of their covariances."""
+
 
 @dataclass(frozen=True, eq=False)
 class PairStatistics:
@@ -62,6 +65,8 @@ class PairStatistics:
                     why="there are no rows behind these sums, or noise has drowned them",
                     mend="Merge the statistics of more owners, or ask for less noise.",
                 )
+        for name, array in held.items():
+            _require_of_rows(name, array, held[name.split(".g")[0].removesuffix(".count") + ".count"])
         object.__setattr__(self, "tensors", held)
 
     @property
@@ -101,6 +106,16 @@ class PairStatistics:
                 mend=f"Choose among {', '.join(names[:50])}.",
             )
         return names.index(name)
+
+
+def _require_of_rows(name: str, array: Array, count: Array) -> None:
+    """Refuse means so large that products of them would overflow."""
+    if float(np.abs(array).max(initial=0.0)) / LARGEST > float(count[0]):
+        raise InvalidOption(
+            f"statistic '{name}'",
+            why=f"a mean of it is beyond {LARGEST:g}, which no activation comes near",
+            mend="Leave these statistics out, or ask their owner for others.",
+        )
 
 
 def merge(statistics: Sequence[PairStatistics]) -> PairStatistics:

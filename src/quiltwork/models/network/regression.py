@@ -47,6 +47,8 @@ Array = NDArray[np.float64]
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Strengths to choose among where rows are held out."""
 
+_ROUNDING = 1e-6
+
 USUAL_RIDGE = 1e-3
 """The strength where none are."""
 
@@ -102,7 +104,9 @@ class Decomposed:
             variances, rest = held.variances, rest + offset**2
         starts = self._view.starts[:-1]
         total, left = np.add.reduceat(variances, starts), np.add.reduceat(rest, starts)
-        return 1 - np.divide(left, total, out=np.ones_like(total), where=total > 0)
+        # a rest below nothing is none of rows: noise, or made-up sums, which must not rank before true ones
+        sound = (total > 0) & (left >= -_ROUNDING * total)
+        return 1 - np.divide(left, total, out=np.ones_like(total), where=sound)
 
     def alignment(self) -> Array:
         """Linear CKA with each target point."""
