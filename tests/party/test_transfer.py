@@ -14,6 +14,8 @@ from hypothesis.extra.numpy import arrays
 from stitching_networks import CLASSES, captured, cnn, images, mlp, published
 from torch.nn import functional
 
+from quiltwork.compose.combine import Combine
+from quiltwork.compose.method import compose
 from quiltwork.contribution.store import read
 from quiltwork.errors import FragmentError, InvalidOption, TaskMismatch
 from quiltwork.models.network.opening import open_network
@@ -154,7 +156,11 @@ def test_what_leaves_is_a_network_that_names_what_it_stands_on(networks, rows, t
     assert "birch" in made.manifest.method.training.note
     assert not (tmp_path / "state").exists()
     own = contribute_transfer(student, teacher, rows, tmp_path / "own", replace(order, party="ash"))
-    assert own.manifest.method.rests_on == (teacher.digest,)
+    assert own.manifest.method.rests_on == tuple(sorted({student.digest, teacher.digest}))
+    # the former network of the same party gives way, and stands in again when the teacher leaves
+    whole = compose([student, teacher, own], Combine())
+    assert whole.members[0].network.digest == open_network(own).digest
+    assert whole.without("birch").contributions == (student,)
 
 
 def test_what_cannot_be_transferred_is_refused(networks, rows):

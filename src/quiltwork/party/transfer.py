@@ -232,7 +232,7 @@ def contribute_transfer(
             graph=made.graph,
             points=tuple(made.points.values()),
             training=training,
-            rests_on=_others(order.party, student, teacher),
+            rests_on=_grounds(student, teacher),
         ),
         tensors={f"module.{name}": tensor for name, tensor in sent_weights(made.tensors()).items()},
         licence=order.licence,
@@ -246,11 +246,9 @@ def contribute_transfer(
     return contribution
 
 
-def _others(party: str, *taken: Contribution) -> tuple[str, ...]:
-    """Contributions of other parties whose numbers went in, and what those went on from."""
-    found = set()
-    for one in taken:
-        method = one.manifest.method
-        assert isinstance(method, ModuleMethod)
-        found |= {*method.rests_on} if one.party == party else {one.digest, *method.rests_on}
-    return tuple(sorted(found))
+def _grounds(*taken: Contribution) -> tuple[str, ...]:
+    """Contributions whose numbers went in, and what those went on from. The student's own is one: whoever composes has
+    it too, and it stands in again when the teacher leaves."""
+    methods = [one.manifest.method for one in taken]
+    further = (method.rests_on for method in methods if isinstance(method, ModuleMethod))
+    return tuple(sorted({one.digest for one in taken}.union(*further)))
