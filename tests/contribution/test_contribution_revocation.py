@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contribution_keys import bundled, new_key, trust_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from party_keys import bundled, new_key, trust_file
 from quiltwork.contribution.bundle import unseal
 from quiltwork.contribution.revocation import read_revocations, revoke
 from quiltwork.contribution.sealed import Contribution

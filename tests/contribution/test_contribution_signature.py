@@ -14,15 +14,15 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-import contribution_keys as keys
 import numpy as np
 import pytest
-from contribution_keys import bundled, model_statement, new_key, trust_file
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import party_keys as keys
+from party_keys import bundled, model_statement, new_key, trust_file
 from quiltwork.contribution.bundle import MAX_BYTES, unseal
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.signature import sign, signature_of
