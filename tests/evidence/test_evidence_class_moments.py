@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -216,3 +217,25 @@ def test_as_evidence_the_classes_are_the_groups_of_a_mixture(form: Form) -> None
         for share, c, spread in zip((0.75, 0.25), (0, 2), spreads, strict=True)
     ]
     np.testing.assert_allclose(found, np.log(np.sum(densities, axis=0)), rtol=1e-4)
+
+
+def test_pooled_moments_of_many_classes_merge_in_the_memory_of_one_square() -> None:
+    """A square for each class would be 65 MB here, and for the most classes that a release may have more than fits."""
+    classes, width = 2000, 64
+    rng = np.random.default_rng(0)
+    one, other = (
+        ClassMoments(np.full(classes, 3.0), rng.normal(size=(classes, width)), np.eye(width)) for _ in range(2)
+    )
+    tracemalloc.start()
+    merged = one.merge(other)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < classes * width**2 * 8 / 4
+    gap = other.means - one.means
+    assert np.allclose(merged.covariances, np.eye(width) + 1.5 * gap.T @ gap / (6 * classes))
+
+
+def test_evidence_of_more_classes_than_fit_is_refused() -> None:
+    many = ClassMoments(np.ones(5000), np.zeros((5000, 200)), np.eye(200))
+    with pytest.raises(InvalidOption, match="5000 classes in 200 dimensions"):
+        many.covariates()

@@ -170,6 +170,15 @@ ENDS = (
 )
 
 
+def test_lines_whose_matrix_would_not_fit_are_refused() -> None:
+    long, longer = (
+        PointRecord(name="p", node="p", form="tokens", shape=(cells, 1), cut=True) for cells in (2**17 + 1, 2**18 + 1)
+    )
+    with pytest.raises(InvalidOption, match="lines of at most 4096"):
+        Adapter.linear(long, longer)
+    assert Adapter.linear(long, long).multiply_adds == 2**17 + 1
+
+
 @pytest.mark.parametrize(("source", "target"), list(itertools.product(ENDS, ENDS)), ids=lambda p: f"{p.form}{p.shape}")
 def test_an_adapter_is_a_linear_map_of_cells_and_a_resampling(source: PointRecord, target: PointRecord) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -44,6 +44,9 @@ MINIMUM_ROWS = 10
 
 MOST_CLASSES = 10_000
 
+MOST_NUMBERS = 2**26
+"""Numbers in all covariances together: half a gigabyte."""
+
 
 @dataclass(frozen=True, eq=False)
 class ClassMoments:
@@ -151,9 +154,19 @@ class ClassMoments:
         return int(self.means.shape[1])
 
     def covariates(self) -> CovariateSummary:
-        """The density of all rows as a mixture with one component a class: the same numbers, read as evidence."""
-        spreads = np.broadcast_to(self.covariances, (self.classes, self.n_features, self.n_features))
+        """The density of all rows as a mixture with one component a class: the same numbers, read as evidence.
+
+        Raises:
+            InvalidOption: a covariance for each class would be beyond `MOST_NUMBERS`.
+        """
         held = self.counts > 0
+        if int(held.sum()) * self.n_features**2 > MOST_NUMBERS:
+            raise InvalidOption(
+                f"evidence of {int(held.sum())} classes in {self.n_features} dimensions",
+                why=f"a covariance for each would make more than {MOST_NUMBERS} numbers",
+                mend="Take the evidence of inputs, or an embedding of fewer dimensions.",
+            )
+        spreads = np.broadcast_to(self.covariances, (self.classes, self.n_features, self.n_features))
         return CovariateSummary.from_arrays(self.counts[held], self.means[held], spreads[held])
 
     def merge(self, other: ClassMoments) -> ClassMoments:
@@ -172,11 +185,13 @@ class ClassMoments:
         counts = self.counts + other.counts
         share = np.divide(other.counts, counts, out=np.zeros_like(counts), where=counts > 0)
         step = other.means - self.means
-        between = (self.counts * share)[:, None, None] * step[:, :, None] * step[:, None, :]
         means = np.where((self.counts > 0)[:, None], self.means + share[:, None] * step, other.means)
+        weighted = (self.counts * share)[:, None] * step
         if self.form == "pooled":
-            scatter = self.count * self.covariances + other.count * other.covariances + between.sum(axis=0)
-            return ClassMoments(counts, means, scatter / counts.sum())
+            # one product of matrices: a square for each class may not fit in memory
+            scatter = self.count * self.covariances + other.count * other.covariances + weighted.T @ step
+            return ClassMoments(counts, means, (scatter + scatter.T) / 2 / counts.sum())
+        between = weighted[:, :, None] * step[:, None, :]
         scatter = self.counts[:, None, None] * self.covariances + other.counts[:, None, None] * other.covariances
         return ClassMoments(counts, means, (scatter + between) / np.maximum(counts, 1)[:, None, None])
 

@@ -19,8 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from quiltwork.contribution.network_graph import PointRecord
-from quiltwork.errors import TensorMismatch
+from quiltwork.errors import InvalidOption, TensorMismatch
 from quiltwork.models.network.cells import cells
+
+MOST_SIDE = 4096
+"""Cells in a line of a grid that is resampled: its matrix has at most 2^24 numbers."""
 
 
 def resampling(taken: int, given: int) -> Tensor:
@@ -31,7 +34,16 @@ def resampling(taken: int, given: int) -> Tensor:
             [0.0000, 0.0000, 0.5000, 0.5000]], dtype=torch.float64)
     >>> resampling(2, 3)[1]
     tensor([0.5000, 0.5000], dtype=torch.float64)
+
+    Raises:
+        InvalidOption: a line is longer than `MOST_SIDE`.
     """
+    if max(taken, given) > MOST_SIDE:
+        raise InvalidOption(
+            f"an adapter from {taken} cells in a line to {given}",
+            why=f"lines of at most {MOST_SIDE} are resampled",
+            mend="Join the networks at points with coarser grids.",
+        )
     rows = torch.zeros(given, taken, dtype=torch.float64)
     for i in range(given):
         if given <= taken:
@@ -56,6 +68,7 @@ class Adapter(nn.Module):
 
     Raises:
         TensorMismatch: weight or bias of another shape, or not finite.
+        InvalidOption: grids too long to be resampled.
     """
 
     down: Tensor | None
