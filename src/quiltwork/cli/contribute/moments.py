@@ -11,6 +11,7 @@ import typer
 from quiltwork.cli.contribute import network_options as options
 from quiltwork.cli.contribute.handover import show
 from quiltwork.cli.inputs import listed, read_contributions, read_text
+from quiltwork.errors import InvalidOption
 
 NAME = "moments"
 HELP = """Summarise your inputs, of all together or class by class: counts, means, covariances. No network, no training.
@@ -75,6 +76,12 @@ def run(
         order = options.moments_order(
             spec, inputs, class_moments, class_noise, guess, minimum_rows, math.prod(examples.shape)
         )
+        if order is not None and order.noisy and known is None and examples.classes is not None:
+            raise InvalidOption(
+                "--classes",
+                why="they are not declared, and those found among your labels would leave beside the noise, unpriced",
+                mend="Declare all labels that any party has, in their order.",
+            )
         contribution = contribute_moments(
             examples,
             task_of(examples, known, outputs),
