@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quiltwork.contribution.network_graph import PointRecord
-from quiltwork.errors import InvalidOption
+from quiltwork.errors import InvalidOption, TensorMismatch
 from quiltwork.models.network.adapters import Adapter, resampling
 from quiltwork.models.network.cuts import cuts
 from quiltwork.models.network.execution import Reference, Step
@@ -168,6 +168,12 @@ ENDS = (
     record("tokens", 17, 3, leading=1),
     record("vector", 6),
 )
+
+
+def test_numbers_of_an_adapter_that_float32_cannot_hold_are_refused() -> None:
+    point = PointRecord(name="p", node="p", form="vector", shape=(2,), cut=True)
+    with pytest.raises(TensorMismatch, match="finite float32"):
+        Adapter.linear(point, point, torch.full((2, 2), 1e300, dtype=torch.float64), torch.zeros(2))
 
 
 def test_lines_whose_matrix_would_not_fit_are_refused() -> None:

@@ -141,10 +141,11 @@ class Adapter(nn.Module):
 
 
 def _fitting(name: str, found: Tensor, due: tuple[int, ...]) -> Tensor:
-    if tuple(found.shape) != due or not torch.isfinite(found).all():
+    kept = found.detach().to(torch.float32).clone()
+    if tuple(found.shape) != due or not torch.isfinite(kept).all():
         raise TensorMismatch(
             f"{name} of an adapter, of shape {list(found.shape)}",
-            why=f"finite numbers of shape {list(due)} are due: the channels of target and source",
+            why=f"finite float32 numbers of shape {list(due)} are due: the channels of target and source",
             mend="Fit the adapter between these two points.",
         )
-    return found.detach().to(torch.float32).clone()
+    return kept
