@@ -63,7 +63,7 @@ def held_within(op: str, args: tuple[Any, ...], value: Value) -> int:
     sizes = [math.prod(factor.shape[-2:]) for factor in (one, other) if factor.ndim > 2]
     if op.startswith("scaled"):
         sizes.append(one.shape[-2] * other.shape[-2])
-    return math.prod(value.shape[:-2]) * sum(sizes)
+    return int(math.prod(value.shape[:-2]) * sum(sizes))
 
 
 _POOLS = ("avg_pool1d.default", "avg_pool2d.default", "max_pool1d.default", "max_pool2d.default")
