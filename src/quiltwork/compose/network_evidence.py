@@ -10,6 +10,7 @@ from typing import Literal
 from torch import nn
 
 from quiltwork.compose.networks import Member, TaskReference
+from quiltwork.composite.network_members import EMBEDDER
 from quiltwork.errors import InvalidOption, MissingPart, TaskMismatch
 from quiltwork.evidence.embedding import Embedding, ModuleEmbedding
 from quiltwork.models.network.embedder import embedder
@@ -97,7 +98,7 @@ def common_embedder(task: TaskReference, members: Sequence[Member], embeddings: 
             )
     if not isinstance(embedding, ModuleEmbedding):
         return embedder(embedding, task.shape)
-    found = [member for member in members if member.party == embedding.party and "module" in member.parts]
+    found = [member for member in members if member.party == embedding.party and member.parts & {"module", EMBEDDER}]
     if not found:
         raise MissingPart(
             f"the module of party '{embedding.party}'",

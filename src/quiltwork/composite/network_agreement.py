@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from quiltwork.composite.network_members import (
+    EMBEDDER,
     Member,
     about,
     in_order,
+    is_embedder,
     members_of,
     modules_of,
     settled,
@@ -26,21 +28,40 @@ from quiltwork.errors import DuplicateParty, MissingPart, TaskMismatch
 
 
 def agreed_task(contributions: Sequence[Contribution]) -> TaskReference:
-    """The task of all contributions.
+    """The task of all contributions; of a network that only embeds inputs these alone must agree.
 
     Raises:
         TaskMismatch: they are of different tasks; says which party differs from the first, and where.
         MissingPart: one is about no task on inputs.
     """
-    first, *others = contributions
+    first, *others = sorted(contributions, key=is_embedder)
     task = task_of(first)
     for other in others:
-        require_same_task(task, task_of(other), first.party, other.party)
+        same = require_same_inputs if is_embedder(other) else require_same_task
+        same(task, task_of(other), first.party, other.party)
     return task
 
 
 def require_same_task(task: TaskReference, other: TaskReference, one: str, who: str) -> None:
     """Refuse a party whose task differs from ``task``, which is that of party ``one``.
+
+    Raises:
+        TaskMismatch: the first difference, in words.
+    """
+    require_same_inputs(task, other, one, who)
+    if (task.classes is None) != (other.classes is None):
+        kinds = {True: "numbers", False: "classes"}
+        why = f"it gives {kinds[other.classes is None]}, and party '{one}' {kinds[task.classes is None]}"
+        raise _differs(who, why, "Compose networks of classes and networks of numbers apart.")
+    if task.classes is not None and other.classes is not None:
+        _require_same_classes(task.classes, other.classes, one, who)
+    if task.outputs != other.outputs:
+        why = f"it gives {other.outputs} numbers, and party '{one}' {task.outputs}"
+        raise _differs(who, why, f"Ask for a network of {task.outputs} outputs.")
+
+
+def require_same_inputs(task: TaskReference, other: TaskReference, one: str, who: str) -> None:
+    """Refuse a party whose inputs have another shape or other units than those of party ``one``.
 
     Raises:
         TaskMismatch: the first difference, in words.
@@ -52,15 +73,6 @@ def require_same_task(task: TaskReference, other: TaskReference, one: str, who: 
         why = f"its inputs are in '{other.units}', and those of party '{one}' in '{task.units}'"
         mend = f"Ask for a network that takes inputs in '{task.units}'; how it normalises them is its own affair."
         raise _differs(who, why, mend)
-    if (task.classes is None) != (other.classes is None):
-        kinds = {True: "numbers", False: "classes"}
-        why = f"it gives {kinds[other.classes is None]}, and party '{one}' {kinds[task.classes is None]}"
-        raise _differs(who, why, "Compose networks of classes and networks of numbers apart.")
-    if task.classes is not None and other.classes is not None:
-        _require_same_classes(task.classes, other.classes, one, who)
-    if task.outputs != other.outputs:
-        why = f"it gives {other.outputs} numbers, and party '{one}' {task.outputs}"
-        raise _differs(who, why, f"Ask for a network of {task.outputs} outputs.")
 
 
 def _require_same_classes(classes: Sequence[str], its: Sequence[str], one: str, who: str) -> None:
@@ -143,7 +155,7 @@ def _require_one_each(member: Member) -> None:
 def _require_parts(member: Member, method: NetworkMethod) -> None:
     """A party holds all that the method needs, or nothing of it but something that the method uses."""
     needs, holds = method.needs(), member.parts
-    if not needs & holds and method.uses() & holds:
+    if not needs & holds and (method.uses() | {EMBEDDER}) & holds:
         return
     for part in sorted(needs - holds):
         raise MissingPart(

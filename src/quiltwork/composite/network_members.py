@@ -9,6 +9,9 @@ another, stitches that it trained, how well everybody's outputs fit its rows. To
 Of one party, what it took further itself (a module after a transfer, stitches after more training) gives way to the
 last, and stands in again when that leaves with somebody else it rested on.
 
+A network that says that it embeds, a public one of features or of principal components, is there for others' moments
+to be taken by. It is no network to compose, and its outputs need not be the task's.
+
 Composing, opening and leaving all go through ``settled``, which is why taking a party out is composing the others.
 """
 
@@ -41,6 +44,9 @@ if TYPE_CHECKING:
     from quiltwork.models.network.network import Network
 
 Array = NDArray[np.float64]
+EMBEDDER = "embedder"
+"""What a party holds whose network embeds inputs, in the place of ``module``."""
+
 NetworkManifest = ModuleManifest | MomentsManifest | StitchStatisticsManifest | StitchesManifest | OutputsManifest
 
 
@@ -58,8 +64,13 @@ class Member:
 
     @property
     def parts(self) -> frozenset[str]:
-        """Everything it holds: ``module``, ``inputs``, ``classes``, ``pair``, ``stitches``, ``outputs``."""
-        return frozenset[str]().union(*(c.parts for c in self.contributions))
+        """What it holds: ``module`` or ``embedder``, ``inputs``, ``classes``, ``pair``, ``stitches``, ``outputs``."""
+        return frozenset[str]().union(*(self._parts(c) for c in self.contributions))
+
+    @staticmethod
+    def _parts(contribution: Contribution) -> frozenset[str]:
+        parts = frozenset(contribution.parts)
+        return parts - {"module"} | {EMBEDDER} if is_embedder(contribution) else parts
 
     def releases(self, part: str) -> tuple[Contribution, ...]:
         """Its contributions that hold a part."""
@@ -127,6 +138,11 @@ def members_of(contributions: Iterable[Contribution]) -> tuple[Member, ...]:
     modules = modules_of(last)
     count = (c for c in last if _is_about(c, modules))
     return tuple(Member(party, tuple(its)) for party, its in groupby(count, key=lambda c: c.party))
+
+
+def is_embedder(contribution: Contribution) -> bool:
+    """Whether it is a network that others' moments are taken by, and that answers nothing itself."""
+    return isinstance(contribution.manifest, ModuleManifest) and contribution.manifest.method.role == "embeds"
 
 
 def task_of(contribution: Contribution) -> TaskReference:

@@ -203,6 +203,8 @@ class ModuleMethod(Record):
         graph: the operators.
         points: where its activations can be read and replaced.
         rests_on: digests of all contributions whose numbers went in, such as a teacher's network.
+        role: ``"predicts"``: a network to compose; ``"embeds"``: moments are taken by its activations, what it gives is
+            no answer to the task, and only its inputs must be those of the task.
         training: how it was made.
     """
 
@@ -212,6 +214,7 @@ class ModuleMethod(Record):
     graph: Graph
     points: Annotated[tuple[PointRecord, ...], Field(max_length=4096)]
     rests_on: Annotated[tuple[Digest, ...], Field(max_length=256)] = ()
+    role: Literal["predicts", "embeds"] = "predicts"
     training: ModuleTraining | None = None
 
     @property

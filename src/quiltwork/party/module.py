@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -54,6 +55,7 @@ class ModuleOrder:
         privacy: by which mechanism the weights were made; empty says without noise.
         licence: of the contribution.
         card: free text.
+        role: whether it is a network to compose, or one that only moments are taken by.
     """
 
     party: str
@@ -66,6 +68,7 @@ class ModuleOrder:
     privacy: tuple[Event, ...] = ()
     licence: str = "LicenseRef-unstated"
     card: str = ""
+    role: Literal["predicts", "embeds"] = "predicts"
 
 
 def contribute_module(
@@ -108,6 +111,7 @@ def contribute_module(
         signature=signature,
         graph=network.graph,
         points=tuple(network.points.values()),
+        role=order.role,
         training=training,
     )
     return write(target, _draft(order, method, network, moments, events), overwrite=overwrite)

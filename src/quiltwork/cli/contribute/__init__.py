@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from quiltwork.cli.contribute import (
+    basis,
     expert,
     likelihoods,
     mixture,
@@ -27,4 +28,4 @@ EXAMPLES = """Examples:
 
 `quiltwork contribute module --module model.py:build --weights w.safetensors --data scans/ --units 0..1 --party a
 --out a --json`"""
-KINDS = (expert, mixture, likelihoods, module, moments, statistics, stitches, outputs, transfer)
+KINDS = (expert, mixture, likelihoods, module, moments, statistics, stitches, outputs, transfer, basis)

@@ -46,6 +46,9 @@ def run(
         list[str] | None,
         typer.Option(help="Submodule that others may stitch at. Repeatable. [default: all that every path passes]"),
     ] = None,
+    embeds: Annotated[
+        bool, typer.Option("--embeds", help="It is for taking moments by, public features say, and predicts nothing.")
+    ] = False,
     rows: Annotated[int | None, typer.Option(help="State how many inputs it was trained on.")] = None,
     note: Annotated[str, typer.Option(help="State how it was trained, in words.")] = "",
     data: options.MaybeData = None,
@@ -99,6 +102,7 @@ def run(
         order = ModuleOrder(
             party=party,
             points=point,
+            role="embeds" if embeds else "predicts",
             moments=options.moments_order(
                 spec, inputs, class_moments, class_noise, guess, minimum_rows, math.prod(signature.shape)
             ),
