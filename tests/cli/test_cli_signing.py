@@ -247,3 +247,15 @@ def test_inspect_writes_a_bill(rows: Signed, tmp_path: Path) -> None:
     refused("inspect", out, "--bom", bill, names="already there")
     refused("inspect", rows["ash"], "--bom", tmp_path / "no.json", names=("--bom", "no composed model"))
     assert not (tmp_path / "no.json").exists()
+
+
+def test_the_base_is_named_in_the_card_and_in_the_bill(base: Path, given: Mapping[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "composed"
+    words = ("compose", given["ash"], "--method", "uniform_ensemble", "--out", out)
+    refused(*words, "--base", base, "--base-name", "not a name", names="base name", mend="OWNER/NAME")
+    assert not out.exists()
+    done(*words, "--base", base, "--base-name", "owner/base-1B")
+    assert '\nbase_model:\n- "owner/base-1B"\n' in (out / "README.md").read_text()
+    assert done("inspect", out, "--json").json["base_name"] == "owner/base-1B"
+    tables = ("compose", given["ash"], "--method", "middle", "--out", out, "--base-name", "owner/base-1B")
+    refused(*tables, names=("--base-name", "no such thing"))

@@ -63,6 +63,9 @@ def run(
     base: Annotated[
         Path | None, typer.Option(help="Directory of the public base checkpoint.", rich_help_panel=_TEXT)
     ] = None,
+    base_name: Annotated[
+        str | None, typer.Option(help="OWNER/NAME of the base on a model hub, for the card.", rich_help_panel=_TEXT)
+    ] = None,
     public: Annotated[
         list[Path] | None,
         typer.Option(
@@ -211,12 +214,13 @@ def run(
     options = {name: value for name, value in stated.items() if value is not None}
     whom = trusted(trust, revocations)
     given = partial(_given, contributions, max_bytes, include, whom)
+    of_text: dict[str, object] = {"--base": base, "--base-name": base_name, "--public": public, "--layout": layout}
     if is_table_method(method):
-        _require_no_text({"--base": base, "--public": public, "--layout": layout}, method)
+        _require_no_text(of_text, method)
         chosen = make_table_method(method, options)
         result = _tables(included(given(), include), chosen, out, overwrite)
     elif is_network_method(method):
-        _require_no_text({"--base": base, "--public": public, "--layout": layout}, method)
+        _require_no_text(of_text, method)
         joining = make_network_method(method, options)
         write = _networks if candidates is None else partial(_candidates, candidates)
         result = write(included(given(), include), joining, out, overwrite)
@@ -225,7 +229,8 @@ def run(
             raise typer.BadParameter("--layout is portable or native")
         language = make_method(method, options | ({"include": tuple(include)} if include else {}))
         opened = _opened(base, method)
-        result = _text(given(), language, opened, _public(public or [], opened, whom), layout, out, overwrite)
+        described = _public(public or [], opened, whom)
+        result = _text(given(), language, opened, described, base_name, layout, out, overwrite)
     if json:
         print_json(result)
 
@@ -255,6 +260,7 @@ def _text(
     method: Method,
     base: Base,
     public: Histograms | Contribution | None,
+    base_name: str | None,
     layout: Any,
     out: Path,
     overwrite: bool,
@@ -263,6 +269,8 @@ def _text(
     from quiltwork.compose.method import compose
 
     composite = compose(given, method, base, public=public)
+    if base_name is not None:
+        composite = composite.with_base_name(base_name)
     written = layout or composite.default_layout()
     composite.save(out, layout=written, overwrite=overwrite)
     say(f"wrote {out}: {method.name} of {', '.join(composite.parties)} ({written})")

@@ -44,7 +44,7 @@ def bill_of_materials(path: str | Path) -> str:
     provenance, told = read_provenance(path), read_json(path / PROVENANCE)
     parts = [_contribution(entry) for entry in told["contributions"]]
     if provenance.base is not None:
-        parts.insert(0, _base(provenance.base))
+        parts.insert(0, _base(provenance.base, provenance.base_name))
     files = [_file(path, name) for name in sorted(p for p in path.rglob("*") if p.is_file())]
     whole = _whole(told, files, parts)
     content = hashlib.sha256("".join(f"{one.name}\0{_first_hash(one)}\n" for one in files).encode()).hexdigest()
@@ -68,8 +68,8 @@ def _whole(told: Mapping[str, Any], files: Iterable[Component], parts: Iterable[
     )
 
 
-def _base(digest: str) -> Component:
-    return Component(name="base", type=_MODEL, bom_ref=f"base:{digest}", hashes=_hashes(digest))
+def _base(digest: str, name: str | None) -> Component:
+    return Component(name=name or "base", type=_MODEL, bom_ref=f"base:{digest}", hashes=_hashes(digest))
 
 
 def _contribution(entry: Mapping[str, Any]) -> Component:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quiltwork.composite.provenance import PROVENANCE, Provenance, read_provenance, saved_kind, unknown_layout
+from quiltwork.composite.provenance import HUB_NAME, PROVENANCE, Provenance, read_provenance, saved_kind, unknown_layout
 from quiltwork.errors import ExportError, InvalidOption
 from quiltwork.files import new_directory
 from quiltwork.models.assembly import Assembly, Layout, require_party
@@ -64,6 +64,17 @@ class Composite:
         if len(self.parties) == 1:
             raise ExportError(f"removing party '{party}'", why="it is the only one left", mend="Use the base itself.")
         return Composite(self.assembly.without(party), self.provenance.without(party), self.tokenizer)
+
+    def with_base_name(self, name: str) -> Composite:
+        """The same model, whose card names the base as a model hub does: ``OWNER/NAME``.
+
+        Raises:
+            InvalidOption: no model can have that name.
+        """
+        if HUB_NAME.fullmatch(name) is None:
+            mend = "Write OWNER/NAME, as the hub does; letters, digits, '.', '_' and '-'."
+            raise InvalidOption(f"base name {name[:200]!a}", why="no model of a hub is called so", mend=mend)
+        return replace(self, provenance=replace(self.provenance, base_name=name))
 
     def default_layout(self) -> Layout:
         """``portable`` if the public format can hold the model, else ``native``."""
@@ -128,12 +139,14 @@ class Composite:
             if layout == "portable"
             else "Load it with `import quiltwork` before `transformers.AutoModelForCausalLM.from_pretrained`."
         )
+        name = self.provenance.base_name
+        base_model = f'base_model:\n- "{name}"\nbase_model_relation: merge\n' if name else ""
         rows = "\n".join(f"| {e.party} | `{e.digest}` | {e.licence} |" for e in self.provenance.contributions)
         return (
-            "---\nlibrary_name: transformers\ntags:\n- quiltwork\n- merge\n---\n"
+            f"---\nlibrary_name: transformers\n{base_model}tags:\n- quiltwork\n- merge\n---\n"
             f"# Composed model ({self.provenance.method})\n\n"
             f"Composed with quiltwork from {len(self.parties)} contributions on one base. {use}\n\n"
-            f"Base: `{self.provenance.base}`\n\n"
+            f"Base: {f'{name}, ' if name else ''}`{self.provenance.base}`\n\n"
             f"| party | contribution | licence |\n|---|---|---|\n{rows}\n\n"
             f"The contributions' licences: {', '.join(licences)}. Taking a party out: "
             "`quiltwork remove THIS_DIRECTORY --party NAME --out NEW_DIRECTORY`.\n"

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PROVENANCE = "quiltwork.json"
 FORMAT = "quiltwork-composite"
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
+"""A model's name on a hub: ``NAME`` or ``OWNER/NAME``. It ends up in YAML, where these characters mean nothing else."""
 
 _MEND = "Compose the model again."
 
@@ -42,11 +44,13 @@ class Provenance:
         base: digest of the base; None where the parties started from none.
         method: name of the method.
         contributions: what went in, sorted by party.
+        base_name: what the base is called on a model hub, where someone said so.
     """
 
     base: str | None
     method: str
     contributions: tuple[Entry, ...]
+    base_name: str | None = None
 
     def without(self, party: str) -> Provenance:
         """The provenance of the composite without ``party``."""
@@ -64,7 +68,8 @@ class Provenance:
 
     def to_json(self, layout: Layout | Literal["table"]) -> dict[str, Any]:
         """The content of quiltwork.json."""
-        return {
+        named = {} if self.base_name is None else {"base_name": self.base_name}
+        return named | {
             "format": FORMAT,
             "version": 1,
             "layout": layout,
@@ -90,8 +95,10 @@ class Provenance:
             due = sorted(parties if value["layout"] == "network" else set(parties))
             if parties != due or len(set(entries)) < len(entries):
                 raise KeyError("parties are not sorted, or one is there twice")
-            base = value["base"]
-            return cls(None if base is None else str(base), str(value["method"]), entries)
+            base, name = value["base"], value.get("base_name")
+            if name is not None and not (isinstance(name, str) and HUB_NAME.fullmatch(name)):
+                raise KeyError("the base's name is none of a model hub")
+            return cls(None if base is None else str(base), str(value["method"]), entries, name)
         except (KeyError, TypeError) as error:
             raise CheckpointError(
                 f"'{where}'",
