@@ -118,7 +118,11 @@ class Examples:
             FragmentError: there are none.
         """
         if self.labels is None:
-            raise FragmentError(self.place, why="its inputs have no labels", mend="Give inputs with labels; of a table, name their column.")
+            raise FragmentError(
+                self.place,
+                why="its inputs have no labels",
+                mend="Give inputs with labels; of a table, name their column.",
+            )
         return self.labels
 
 
