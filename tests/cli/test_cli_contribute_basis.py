@@ -110,6 +110,23 @@ def test_a_network_of_features_embeds_too(place: Path, tmp_path: Path) -> None:
     done("compose", tmp_path / "f", place / "ash", "--method", "combine", "--out", tmp_path / "c")
 
 
+def test_sums_about_a_network_that_embeds_join_nothing(place: Path, tmp_path: Path) -> None:
+    code = (
+        "from torch import nn\n\ndef build():\n"
+        "    layers = nn.Flatten(), nn.Linear(36, 5), nn.ReLU(), nn.Linear(5, 3)\n"
+        "    return nn.Sequential(*layers).eval()\n"
+    )
+    (tmp_path / "model.py").write_text(code)
+    words = ("contribute", "module", "--module", f"{tmp_path}/model.py:build", "--units", "0..1", "--shape", "1,6,6")
+    done(*words, "--classes", ",".join(parties.CLASSES), "--embeds", "--party", "public", "--out", tmp_path / "f")
+    about = [parties.release_pair(tmp_path, "ash", read(place / "ash"), read(tmp_path / "f"))]
+    about.append(parties.release_pair(tmp_path, "birch", read(place / "ash"), read(place / "birch")))
+    every = (tmp_path / "f", place / "ash", place / "birch", *(one.path for one in about))
+    told = done("compose", *every, "--method", "stitch", "--out", tmp_path / "c")
+    assert "set aside: stitch_statistics of ash" in told.err
+    assert set(open_network_composite(tmp_path / "c").model().parties) == {"ash", "birch"}
+
+
 def test_the_basis_says_what_it_is_made_of_and_is_refused_where_it_does_not_fit(place: Path, tmp_path: Path) -> None:
     told = done("inspect", place / "basis", "--json").json
     assert told["epsilon"]["module"] is None

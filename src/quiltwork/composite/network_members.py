@@ -161,9 +161,11 @@ def task_of(contribution: Contribution) -> TaskReference:
 
 
 def modules_of(contributions: Iterable[Contribution]) -> frozenset[tuple[str, str]]:
-    """Party and digest of every network."""
+    """Party and digest of every network that predicts: sums and stitches about one that embeds join nothing."""
     return frozenset(
-        (c.party, c.manifest.method.network) for c in contributions if isinstance(c.manifest, ModuleManifest)
+        (c.party, c.manifest.method.network)
+        for c in contributions
+        if isinstance(c.manifest, ModuleManifest) and not is_embedder(c)
     )
 
 
