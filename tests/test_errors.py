@@ -68,6 +68,7 @@ ALLOWED = {
     "RuntimeError": "a defect of quiltwork itself",
     "KeyError": "caught in the same function",
     "OSError": "caught in the same module and turned into a refusal",
+    "TimeoutError": "an OSError of a socket like those of the system; callers turn both into refusals",
     "PermissionError": "what a confined process meets instead of the file",
     "NotImplementedError": "an operation that a wrapped interface asks for and nobody uses",
 }
