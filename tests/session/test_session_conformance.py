@@ -268,10 +268,12 @@ def test_sealing_and_output_stay_out_of_the_log(capfd: pytest.CaptureFixture[str
 def test_parties_end_with_the_composer(way: str) -> None:
     """A composer that is killed leaves nobody behind, nor does Ctrl-C, which reaches all, while a party is at work."""
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import signal, sys; sys.path.insert(0, sys.argv[1])\n"
         "from session_starts import TERMS, Begin\n"
         "from quiltwork.session.frames import Kind, Message\n"
         "from quiltwork.session.process import ProcessChannel\n"
+        # a shell starts background jobs with SIGINT ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "if __name__ == '__main__':\n"
         "    c = ProcessChannel({'ash': Begin(sys.argv[2])}, {'ash': TERMS})\n"
         "    print(c._pairs['ash'].process.pid, flush=True)\n"

@@ -120,9 +120,12 @@ def visited(path: Path, data: bytes, *, finish: bool = True) -> bytes | None:
     with socket.socket(socket.AF_UNIX) as near:
         near.settimeout(20)
         near.connect(str(path))
-        near.sendall(data)
-        if finish:
-            near.shutdown(socket.SHUT_WR)
+        try:
+            near.sendall(data)
+            if finish:
+                near.shutdown(socket.SHUT_WR)
+        except OSError:
+            return None  # shut out before all was said
         return read_frame(near, 1000)
 
 
