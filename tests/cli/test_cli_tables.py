@@ -293,7 +293,7 @@ def test_what_cannot_be_scored_is_named(
     refused("evaluate", model, "--party", data, "--base", base, names="--base")
     refused("evaluate", model, "--party", data, "--leave-one-out", "sum", names=("sum", "middle"))
     refused("evaluate", model, model, "--party", data, names=("middle", "two rows"))
-    refused("evaluate", model, composed("learned_rows"), "--party", data, names=("middle", "another model is of another kind"))
+    refused("evaluate", model, composed("learned_rows"), "--party", data, names=("middle", "of another kind"))
     refused("evaluate", composed("learned_rows"), "--party", data, names="--base")
     refused("evaluate", machines["ash"], "--party", data, names=(str(machines["ash"]), "contribution"), mend="compose")
     misused("evaluate", model, names="--party")
