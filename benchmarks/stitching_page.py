@@ -23,8 +23,8 @@ def page(results: Results) -> str:
         "",
         "Share of an owner's held-out images that are right, mean ± standard deviation over seeds. Machine: "
         f"{machine}, {os.cpu_count()} cores shared with other work, one thread. Command: "
-        "`python benchmarks/stitching.py --data DIR --seeds 5 --json OUT`. The better of two places to stitch is chosen "
-        "on the rows that it is shown for, which flatters stitches a little.",
+        "`python benchmarks/stitching.py --data DIR --seeds 5 --json OUT`. The better of two places to stitch is "
+        "chosen on the rows that it is shown for, which flatters stitches a little.",
         "",
         *_table(["to reach", "found", "reached"], [[*row] for row in targets(by_task)]),
         "",
