@@ -16,29 +16,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, JsonValue, StringConstraints, TypeAdapter, ValidationError, model_validator
-from pydantic.errors import PydanticUserError
+from pydantic import Field, JsonValue, model_validator
 
 from quiltwork.composite.network import NetworkComposite
 from quiltwork.composite.network_card import card
 from quiltwork.composite.network_members import in_order
-from quiltwork.composite.network_solution import NetworkMethod
 from quiltwork.composite.provenance import PROVENANCE
-from quiltwork.contribution.canonical import decode, encode
+from quiltwork.composite.saved import SavedComposite, broken, options_of, read_saved
+from quiltwork.contribution.canonical import encode
 from quiltwork.contribution.directory import open_directory
 from quiltwork.contribution.fields import Digest, PartyName, Short
 from quiltwork.contribution.manifest import FILE, canonical_bytes
 from quiltwork.contribution.networks import TaskReference
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.store import read
-from quiltwork.errors import AlteredContribution, CheckpointError, ContributionError, ExportError
-from quiltwork.privacy.events import Note, Record
+from quiltwork.errors import AlteredContribution, ContributionError
+from quiltwork.privacy.events import Record
 
 PLACE = "contributions"
-MOST_JSON_BYTES = 2**24
 _BLOCK = 2**20
-
-_MEND = "Compose the model again; the directory may be incomplete or edited."
 
 
 class SavedContribution(Record):
@@ -55,20 +51,13 @@ class SavedContribution(Record):
         return f"{self.party}.{self.kind}.{self.digest[7:19]}"
 
 
-class SavedNetworks(Record):
+class SavedNetworks(SavedComposite):
     """quiltwork.json."""
 
-    format: Literal["quiltwork-composite"] = "quiltwork-composite"
-    version: Literal[1] = 1
     layout: Literal["network"] = "network"
-    base: None = None
-    method: Short
-    options: dict[str, JsonValue]
     task: TaskReference
     contributions: Annotated[tuple[SavedContribution, ...], Field(min_length=1, max_length=10_000)]
     figures: dict[str, JsonValue]
-    notes: tuple[Note, ...]
-    digest: Annotated[str, StringConstraints(pattern="^(sha256:[0-9a-f]{64})?$")] = ""
 
     @model_validator(mode="after")
     def _is_in_order(self) -> Self:
@@ -76,11 +65,6 @@ class SavedNetworks(Record):
         if keys != sorted(set(keys)):
             raise ValueError("contributions are not sorted, or one is there twice")
         return self
-
-    def sealed(self) -> Self:
-        """The same with its digest over all other fields."""
-        value = self.model_dump(mode="json", exclude={"digest"})
-        return self.model_copy(update={"digest": "sha256:" + hashlib.sha256(encode(value)).hexdigest()})
 
 
 class SavedNetwork(NamedTuple):
@@ -124,11 +108,12 @@ def read_network(path: str | Path) -> SavedNetwork:
     """
     path = Path(path)
     try:
-        record = _read_record(path)
+        with open_directory(path) as directory:
+            record = read_saved(directory, SavedNetworks)
         _require_exactly(path / PLACE, [saved.directory for saved in record.contributions])
         contributions = tuple(_read_contribution(path / PLACE, saved) for saved in record.contributions)
     except ContributionError as error:
-        raise CheckpointError(f"'{path}'", why=f"{error.what}: {error.why}", mend=_MEND) from error
+        raise broken(f"'{path}'", f"{error.what}: {error.why}") from error
     return SavedNetwork(record.method, record.options, record.task, in_order(contributions))
 
 
@@ -140,26 +125,12 @@ def _record(composite: NetworkComposite) -> SavedNetworks:
     )
     return SavedNetworks(
         method=composite.method.name,
-        options=_options(composite.method),
+        options=options_of(composite.method),
         task=composite.task,
         contributions=contributions,
         figures=dict(solution.figures),
         notes=solution.notes,
     ).sealed()
-
-
-def _options(method: NetworkMethod) -> dict[str, Any]:
-    """The fields of a method's dataclass as JSON."""
-    try:
-        options = TypeAdapter(type(method)).dump_python(method, mode="json", warnings="error")
-        encode(options)
-    except (PydanticUserError, TypeError, ValueError) as error:
-        raise ExportError(
-            f"method '{method.name}'",
-            why=f"its options cannot be written as JSON ({error})",
-            mend="Use a method whose fields are numbers, text, or tuples and mappings of these.",
-        ) from error
-    return dict(options)
 
 
 def _copy(contribution: Contribution, place: Path) -> None:
@@ -181,31 +152,14 @@ def _copy(contribution: Contribution, place: Path) -> None:
                 )
 
 
-def _read_record(path: Path) -> SavedNetworks:
-    with open_directory(path) as directory:
-        data = directory.read(PROVENANCE, MOST_JSON_BYTES)
-    decode(data, PROVENANCE, most_values=2**20)
-    try:
-        record = SavedNetworks.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise _broken(f"field {field[:200]!a} in {PROVENANCE}", ascii(first["msg"][:300])) from error
-    if encode(record.model_dump(mode="json")) != data:
-        raise _broken(PROVENANCE, "its bytes are not the canonical spelling of its fields")
-    if record.sealed().digest != record.digest:
-        raise _broken(f"'digest' in {PROVENANCE}", "it is not the digest of the other fields: one of them was changed")
-    return record
-
-
 def _require_exactly(place: Path, names: Sequence[str]) -> None:
     try:
         found = sorted(entry.name for entry in place.iterdir())
     except OSError as error:
-        raise _broken(f"'{place}'", f"it cannot be listed ({error.strerror})") from error
+        raise broken(f"'{place}'", f"it cannot be listed ({error.strerror})") from error
     for name in sorted(set(found) ^ set(names)):
         why = f"{PROVENANCE} does not name it" if name in found else f"{PROVENANCE} names it, and it is not there"
-        raise _broken(f"contribution {name[:200]!a}", why)
+        raise broken(f"contribution {name[:200]!a}", why)
 
 
 def _read_contribution(place: Path, saved: SavedContribution) -> Contribution:
@@ -217,9 +171,5 @@ def _read_contribution(place: Path, saved: SavedContribution) -> Contribution:
         licence=contribution.manifest.licence,
     )
     if found != saved:
-        raise _broken(f"contribution '{saved.directory}'", f"it is not the one that {PROVENANCE} names")
+        raise broken(f"contribution '{saved.directory}'", f"it is not the one that {PROVENANCE} names")
     return contribution
-
-
-def _broken(what: str, why: str) -> CheckpointError:
-    return CheckpointError(what, why=why, mend=_MEND)

@@ -15,25 +15,24 @@ local fits.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import safetensors.numpy
-from pydantic import Field, JsonValue, StringConstraints, TypeAdapter, ValidationError, model_validator
-from pydantic.errors import PydanticUserError
+from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
 
 from quiltwork.composite.provenance import PROVENANCE, Entry, Provenance
-from quiltwork.composite.solution import Solution, TableMethod
+from quiltwork.composite.saved import SavedComposite, broken, options_of, read_saved, sha256
+from quiltwork.composite.solution import Solution
 from quiltwork.composite.table import TableComposite
 from quiltwork.composite.table_card import card
-from quiltwork.contribution.canonical import decode, encode
+from quiltwork.contribution.canonical import encode
 from quiltwork.contribution.directory import Directory, open_directory
 from quiltwork.contribution.fields import Digest, PartyName, Short
 from quiltwork.contribution.tables import Family, TableReference
-from quiltwork.errors import CheckpointError, ContributionError, ExportError, QuiltworkError
+from quiltwork.errors import ContributionError, ExportError, QuiltworkError
 from quiltwork.models.mixture.design import Array
 from quiltwork.models.mixture.experts import Experts
 from quiltwork.models.mixture.gates import ConstantWeights, PooledGate
@@ -43,10 +42,7 @@ from quiltwork.models.mixture.named import from_named, mixture_from, named, name
 from quiltwork.privacy.events import Note, Record
 
 MODEL = "model.safetensors"
-MOST_JSON_BYTES = 2**24
 MOST_TENSOR_BYTES = 2**30
-
-_MEND = "Compose the model again; the directory may be incomplete or edited."
 
 
 class SavedMachine(Record):
@@ -60,24 +56,17 @@ class SavedMachine(Record):
     file: Digest
 
 
-class SavedRecord(Record):
+class SavedRecord(SavedComposite):
     """quiltwork.json."""
 
-    format: Literal["quiltwork-composite"] = "quiltwork-composite"
-    version: Literal[1] = 1
     layout: Literal["table"] = "table"
-    base: None = None
-    method: Short
-    options: dict[str, JsonValue]
     table: TableReference
     family: Family
     contributions: Annotated[tuple[SavedMachine, ...], Field(min_length=1, max_length=10_000)]
     gate: Literal["softmax", "pooled"]
     excluded: dict[PartyName, Note]
     objective: tuple[float, ...]
-    notes: tuple[Note, ...]
     model: Digest
-    digest: Annotated[str, StringConstraints(pattern="^(sha256:[0-9a-f]{64})?$")] = ""
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -89,11 +78,6 @@ class SavedRecord(Record):
         if (self.table.classes is not None) != (self.family == "multinomial"):
             raise ValueError("classes belong to multinomial experts and to no others")
         return self
-
-    def sealed(self) -> Self:
-        """The same with its digest over all other fields."""
-        value = self.model_dump(mode="json", exclude={"digest"})
-        return self.model_copy(update={"digest": _sha256(encode(value))})
 
 
 class SavedTable(NamedTuple):
@@ -137,12 +121,12 @@ def read_table(path: str | Path) -> SavedTable:
     path = Path(path)
     try:
         with open_directory(path) as directory:
-            record = _read_record(directory)
+            record = read_saved(directory, SavedRecord)
             table = Table(**dict(record.table), family=record.family)
             locals_ = tuple(_read_local(directory, machine, table) for machine in record.contributions)
             arrays = _read_arrays(directory, MODEL, record.model)
     except ContributionError as error:
-        raise CheckpointError(f"'{path}'", why=f"{error.what}: {error.why}", mend=_MEND) from error
+        raise broken(f"'{path}'", f"{error.what}: {error.why}") from error
     solution = _solution(record, arrays, table) if record.gate == "softmax" else None
     entries = tuple(Entry(m.party, m.digest, m.licence) for m in record.contributions)
     provenance = Provenance(None, record.method, entries)
@@ -156,11 +140,11 @@ def _tensor_files(composite: TableComposite) -> dict[str, bytes]:
 
 def _record(composite: TableComposite, tensors: Mapping[str, bytes]) -> SavedRecord:
     solution, table = composite.solution, composite.table
-    digests = {name: _sha256(data) for name, data in tensors.items()}
+    digests = {name: sha256(data) for name, data in tensors.items()}
     try:
         record = SavedRecord(
             method=composite.method.name,
-            options=_options(composite.method),
+            options=options_of(composite.method),
             table=TableReference(
                 features=table.features, units=table.units, target=table.target, classes=table.classes
             ),
@@ -191,20 +175,6 @@ def _record(composite: TableComposite, tensors: Mapping[str, bytes]) -> SavedRec
     return record.sealed()
 
 
-def _options(method: TableMethod) -> dict[str, Any]:
-    """The fields of a method's dataclass as JSON."""
-    try:
-        options = TypeAdapter(type(method)).dump_python(method, mode="json", warnings="error")
-        encode(options)
-    except (PydanticUserError, TypeError, ValueError) as error:
-        raise ExportError(
-            f"method '{method.name}'",
-            why=f"its options cannot be written as JSON ({error})",
-            mend="Use a method whose fields are numbers, text, or tuples and mappings of these.",
-        ) from error
-    return dict(options)
-
-
 def _model_arrays(mixture: Mixture[Experts]) -> dict[str, Array]:
     gate = mixture.gate
     if not isinstance(gate, PooledGate):
@@ -222,33 +192,13 @@ def _tensor_bytes(arrays: Mapping[str, Array]) -> bytes:
     return safetensors.numpy.save(plain)
 
 
-def _sha256(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-def _read_record(directory: Directory) -> SavedRecord:
-    data = directory.read(PROVENANCE, MOST_JSON_BYTES)
-    decode(data, PROVENANCE, most_values=2**20)
-    try:
-        record = SavedRecord.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise _broken(f"field {field[:200]!a} in {PROVENANCE}", ascii(first["msg"][:300])) from error
-    if encode(record.model_dump(mode="json")) != data:
-        raise _broken(PROVENANCE, "its bytes are not the canonical spelling of its fields")
-    if record.sealed().digest != record.digest:
-        raise _broken(f"'digest' in {PROVENANCE}", "it is not the digest of the other fields: one of them was changed")
-    return record
-
-
 def _read_local(directory: Directory, machine: SavedMachine, table: Table) -> Local:
     file = f"party-{machine.party}.safetensors"
     arrays = _read_arrays(directory, file, machine.file)
     try:
         parts = from_named(arrays, table, machine.party)
     except QuiltworkError as error:
-        raise _broken(f"file '{file}'", f"{error.what}: {error.why}") from error
+        raise broken(f"file '{file}'", f"{error.what}: {error.why}") from error
     return Local(
         machine.party,
         machine.digest,
@@ -265,22 +215,18 @@ def _solution(record: SavedRecord, arrays: Mapping[str, Array], table: Table) ->
     try:
         mixture = mixture_from(arrays, table, "the composition")
     except QuiltworkError as error:
-        raise _broken(f"file '{MODEL}'", f"{error.what}: {error.why}") from error
+        raise broken(f"file '{MODEL}'", f"{error.what}: {error.why}") from error
     return Solution(mixture, record.excluded, record.objective, record.notes)
 
 
 def _read_arrays(directory: Directory, file: str, digest: str) -> dict[str, Array]:
     data = directory.read(file, MOST_TENSOR_BYTES)
-    if _sha256(data) != digest:
-        raise _broken(f"file '{file}'", f"its digest is not the one in {PROVENANCE}: it was changed")
+    if sha256(data) != digest:
+        raise broken(f"file '{file}'", f"its digest is not the one in {PROVENANCE}: it was changed")
     try:
         arrays = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise _broken(f"file '{file}'", f"it is no safetensors file ({error})") from error
+        raise broken(f"file '{file}'", f"it is no safetensors file ({error})") from error
     if any(array.dtype != np.float64 for array in arrays.values()):
-        raise _broken(f"file '{file}'", "an array in it is not float64")
+        raise broken(f"file '{file}'", "an array in it is not float64")
     return arrays
-
-
-def _broken(what: str, why: str) -> CheckpointError:
-    return CheckpointError(what, why=why, mend=_MEND)
