@@ -30,6 +30,7 @@ from quiltwork.contribution.networks import TaskReference
 from quiltwork.errors import CompatibilityError, InvalidOption
 from quiltwork.evaluate.insight import REFERENCES
 from quiltwork.evaluate.metrics import MetricName
+from quiltwork.evaluate.naming import require_names
 from quiltwork.evaluate.network_columns import Array, Column, columns_of
 from quiltwork.evaluate.network_insight import decompose, flips, row_losses
 from quiltwork.evaluate.network_means import ENSEMBLE, FLIPS, MULTIPLY_ADDS
@@ -79,7 +80,7 @@ def score_networks(
     composed = [model for name, model in composites.items() if name not in REFERENCES]
     if alone is None:
         alone = {m.party: m.network for one in composed for m in one.members if "module" in m.parts}
-    _check_names(models, {*held_out, *alone}, public or {}, leave_one_out, composites)
+    require_names(models, {*held_out, *alone}, public or {}, leave_one_out, composites, columns="inputs")
     work = _Work(columns_of({**held_out, **(public or {})}, shared), shared, on_row)
     own = {party: work.run(f"{party} alone", module) for party, module in alone.items()}
     ran = {name: work.run(name, model) for name, model in models.items()}
@@ -256,20 +257,3 @@ def _shared_task(composites: Mapping[str, NetworkComposite], task: TaskReference
                 mend="Evaluate it apart.",
             )
     return found
-
-
-def _check_names(
-    models: Mapping[str, Model],
-    parties: set[str],
-    public: Mapping[str, Rows],
-    leave_one_out: Sequence[str],
-    composites: Mapping[str, NetworkComposite],
-) -> None:
-    for name in sorted(set(public) & parties):
-        raise InvalidOption(f"inputs '{name}'", why="a party has that name", mend="Rename the public inputs.")
-    for name in sorted(set(leave_one_out) - set(composites)):
-        raise InvalidOption(
-            f"leave_one_out {name!r}",
-            why="no composite of that name is among the models" if name in models else "there is no such model",
-            mend=f"Choose among: {', '.join(composites) or 'none'}.",
-        )

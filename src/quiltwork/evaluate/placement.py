@@ -22,9 +22,6 @@ from quiltwork.evaluate.hypervolume import hypervolume
 from quiltwork.evaluate.pareto import front
 from quiltwork.progress import Progress
 
-COST = "cost"
-"""The column of the front that is no owner."""
-
 
 @dataclass(frozen=True)
 class Placements:

@@ -27,6 +27,7 @@ from quiltwork.composite import TableComposite
 from quiltwork.errors import InvalidOption
 from quiltwork.evaluate.held_out import Column, Rows, Shape, checked, thinned
 from quiltwork.evaluate.measures import measures
+from quiltwork.evaluate.naming import require_names
 from quiltwork.evaluate.scores import Cell, Row, Scores
 from quiltwork.evaluate.standard_error import standard_error
 from quiltwork.evaluate.truth import DIVERGENCE_ROWS, distances, gate_ari, n_free_parameters
@@ -94,7 +95,7 @@ def score_table(
     if alone is None:
         alone = {local.party: local.mixture for composite in composites.values() for local in composite.locals}
     parties = _parties(held_out, alone, composites.values())
-    _check_names(models, parties, public or {}, leave_one_out, composites)
+    require_names(models, parties, public or {}, leave_one_out, composites, columns="rows")
     table = next((composite.table for composite in composites.values()), None)
     shape = Shape.of(
         [mixture_of(model) for model in (*models.values(), *alone.values())],
@@ -203,20 +204,3 @@ def _extra(mixture: Mixture[Experts], column: Column) -> dict[str, float]:
 
 def _paired(losses: Array, reference: Array | None, groups: NDArray[Any] | None) -> float | None:
     return None if reference is None else standard_error(losses - reference, groups)
-
-
-def _check_names(
-    models: Mapping[str, Model],
-    parties: Sequence[str],
-    public: Mapping[str, Rows],
-    leave_one_out: Sequence[str],
-    composites: Mapping[str, TableComposite],
-) -> None:
-    for name in set(public) & set(parties):
-        raise InvalidOption(f"rows '{name}'", why="a party has that name", mend="Rename the public rows.")
-    for name in set(leave_one_out) - set(composites):
-        raise InvalidOption(
-            f"leave_one_out {name!r}",
-            why="no composite of that name is among the models" if name in models else "there is no such model",
-            mend=f"Choose among: {', '.join(composites) or 'none'}.",
-        )

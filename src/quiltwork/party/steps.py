@@ -23,9 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from quiltwork.errors import Interrupted, InvalidOption
+from quiltwork.errors import InvalidOption
 from quiltwork.files import write_file
-from quiltwork.party.training import stop_flag
+from quiltwork.party.stopping import interrupted, require_finite, stop_flag
 from quiltwork.progress import Progress
 
 
@@ -108,21 +108,12 @@ def optimise(
             for group in optimiser.param_groups:
                 group["lr"] = plan.rate(step)
             losses.append(_step(optimiser, loss(batch_rows(plan, rows, step))))
-            if not math.isfinite(losses[-1]):
-                raise InvalidOption(
-                    f"{label} at step {step + 1} of {plan.steps}",
-                    why=f"the loss is {losses[-1]}: training has diverged at learning_rate={plan.learning_rate}",
-                    mend="Choose a smaller learning rate.",
-                )
+            require_finite(losses[-1], f"{label} at step {step + 1} of {plan.steps}", plan.learning_rate)
             progress.advance(f"loss {losses[-1]:.3f}")
             if stop.is_set() or step + 1 == plan.steps or (step + 1) % plan.save_every == 0:
                 _keep(state, run, tensors, optimiser, losses)
             if stop.is_set():
-                raise Interrupted(
-                    f"{label} at step {step + 1} of {plan.steps}",
-                    why="it was told to stop",
-                    mend="Run the same command again: it goes on from here." if state else "Run it again.",
-                )
+                raise interrupted(f"{label} at step {step + 1} of {plan.steps}", resumes=bool(state))
     return losses
 
 

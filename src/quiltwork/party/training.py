@@ -14,11 +14,8 @@ import json
 import logging
 import math
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -30,8 +27,9 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from quiltwork.errors import Interrupted, InvalidOption, StorageError
+from quiltwork.errors import InvalidOption, StorageError
 from quiltwork.files import storage_error, write_file
+from quiltwork.party.stopping import interrupted, require_finite, stop_flag
 from quiltwork.progress import Progress
 
 if TYPE_CHECKING:
@@ -219,12 +217,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = plan.learning_rate * plan.rate(step)
             losses.append(_optimiser_step(accelerator, model, optimizer, batches, plan, trainable))
-            if not math.isfinite(losses[-1]):
-                raise InvalidOption(
-                    f"{label} at step {step + 1} of {plan.steps}",
-                    why=f"the loss is {losses[-1]}: training has diverged at learning_rate={plan.learning_rate}",
-                    mend="Choose a smaller learning rate.",
-                )
+            require_finite(losses[-1], f"{label} at step {step + 1} of {plan.steps}", plan.learning_rate)
             progress.advance(f"loss {losses[-1]:.3f}")
             # a signal may reach one process of several, and all must save together
             if stop.is_set():
@@ -233,33 +226,13 @@ def train(
             if stopping or step + 1 == plan.steps or (step + 1) % plan.save_every == 0:
                 state.save(losses)
             if stopping:
-                raise Interrupted(
-                    f"{label} at step {step + 1} of {plan.steps}",
-                    why="it was told to stop",
-                    mend="Run the same command again: it goes on from here." if state_dir else "Run it again.",
-                )
+                raise interrupted(f"{label} at step {step + 1} of {plan.steps}", resumes=bool(state_dir))
     accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
     return TrainingResult(
         losses=losses,
         tokens=plan.steps * plan.batch_size * plan.sequence_length,
         seconds=time.monotonic() - began,
     )
-
-
-@contextmanager
-def stop_flag() -> Iterator[threading.Event]:
-    """A flag that Ctrl-C or SIGTERM sets, so that the step in progress ends before the run does."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag  # only the main thread may handle signals
-        return
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {s: signal.signal(s, lambda *_: flag.set()) for s in signals}
-    try:
-        yield flag
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _optimiser_step(

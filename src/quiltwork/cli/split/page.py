@@ -9,15 +9,10 @@ from pathlib import Path
 from quiltwork.audit.catalogue import GUARANTEES
 from quiltwork.audit.certificate import Certificate, read_certificate
 from quiltwork.audit.page import Account
-from quiltwork.cli.split.folder import CERTIFICATE, LOSSES, PLAN, RUN, read_document, read_note
+from quiltwork.cli.split.folder import CERTIFICATE, LOSSES, PLAN, read_document, read_note
 from quiltwork.errors import InvalidOption
 
 _NO_SESSIONS = "Name directories that `quiltwork split train` wrote."
-
-
-def is_run(path: Path) -> bool:
-    """Whether a path is a run directory of split learning."""
-    return (path / RUN).is_file()
 
 
 def account(run: Path, name: str, certificate: Certificate | None = None) -> Account:
