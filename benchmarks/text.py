@@ -114,7 +114,7 @@ def party_text(settings: Settings, domain: str, regime: str) -> list[str]:
 
 
 def plan(settings: Settings, *, steps: int, rate: float, seed: int) -> Any:
-    from quiltwork.party.training import TrainingPlan
+    from quiltwork.training.loop import TrainingPlan
 
     return TrainingPlan(
         steps=steps,
@@ -134,7 +134,7 @@ def train_base(settings: Settings, regime: str, seed: int) -> Path:
     from quiltwork.files import new_directory
     from quiltwork.models.tiny import TinySize, tiny_model, train_tokenizer
     from quiltwork.party.contribute import block_stream, tokenised
-    from quiltwork.party.training import train
+    from quiltwork.training.loop import train
 
     target = place(settings, regime, seed) / "base"
     if target.exists():
@@ -180,7 +180,7 @@ def train_pooled(settings: Settings, regime: str, seed: int) -> None:
     from quiltwork.files import new_directory
     from quiltwork.models.base import open_base
     from quiltwork.party.contribute import block_stream, tokenised
-    from quiltwork.party.training import train
+    from quiltwork.training.loop import train
 
     here = place(settings, regime, seed)
     if (here / "pooled").exists():

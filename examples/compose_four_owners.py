@@ -15,7 +15,7 @@ from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts
 from quiltwork.models.base import open_base
 from quiltwork.party.contribute import Order, contribute
 from quiltwork.party.fragment import open_fragment
-from quiltwork.party.training import TrainingPlan
+from quiltwork.training.loop import TrainingPlan
 
 
 def main(base_path: str, out: str, *fragments: str) -> None:

@@ -31,7 +31,7 @@ from quiltwork.models.tiny import TinySize, tiny_model, train_tokenizer
 from quiltwork.party.contribute import Order, contribute, text_histograms
 from quiltwork.party.fragment import open_fragment
 from quiltwork.party.scopes import FFNScope, FullScope
-from quiltwork.party.training import TrainingPlan
+from quiltwork.training.loop import TrainingPlan
 
 torch.set_num_threads(1)
 # a deadline is a timed assertion, and a busy machine fails it

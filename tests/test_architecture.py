@@ -26,6 +26,7 @@ ORDER = (
     ("session", "compose"),
     ("composite",),
     ("party",),
+    ("training",),
     ("models",),
     ("contribution",),
     ("evidence",),

@@ -34,11 +34,11 @@ from quiltwork.party.contribute import (
     tokenised,
 )
 from quiltwork.party.fragment import Fragment, open_fragment
-from quiltwork.party.packing import pack
 from quiltwork.party.scopes import FFNScope, FullScope
-from quiltwork.party.training import TrainingPlan
 from quiltwork.privacy.accountant import price
 from quiltwork.privacy.events import ExactEvent, GaussianEvent, LaplaceEvent
+from quiltwork.training.loop import TrainingPlan
+from quiltwork.training.packing import pack
 
 PLAN = TrainingPlan(steps=3, batch_size=4, sequence_length=32, learning_rate=1e-2, save_every=1)
 BOTH = (FFNScope(bias=-0.1, top_k=2), FullScope())

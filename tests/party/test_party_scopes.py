@@ -16,7 +16,7 @@ from quiltwork.errors import InvalidOption
 from quiltwork.models.bank import AnchorDraw, CoordinatedFFN
 from quiltwork.models.base import Base, open_base
 from quiltwork.party.scopes import FFNScope, FullScope, Scope
-from quiltwork.party.training import TrainingPlan, train
+from quiltwork.training.loop import TrainingPlan, train
 
 FAMILIES = ("olmo2", "llama")
 PLAN = TrainingPlan(steps=4, batch_size=4, sequence_length=16, learning_rate=2e-2)

@@ -280,7 +280,7 @@ def _train_dense(
     """Train a dense model on texts and save it as a checkpoint."""
     from quiltwork.models.base import separator_id
     from quiltwork.party.contribute import block_stream, tokenised
-    from quiltwork.party.training import TrainingPlan, train
+    from quiltwork.training.loop import TrainingPlan, train
 
     plan = TrainingPlan(steps=steps, sequence_length=LENGTH, learning_rate=rate, seed=seed)
     blocks = block_stream(partial(tokenised, texts, tokenizer), plan, separator_id(tokenizer))

@@ -46,11 +46,11 @@ from quiltwork.evidence.release import ReleaseRule
 from quiltwork.models.base import Base, separator_id
 from quiltwork.party.fragment import Fragment
 from quiltwork.party.moments import Second, residual_moments
-from quiltwork.party.packing import epochs, pack
 from quiltwork.party.scopes import FFNScope, FullScope, Scope
 from quiltwork.party.software import versions
-from quiltwork.party.training import TrainingPlan, TrainingResult, train
 from quiltwork.privacy.events import Event, ExactEvent
+from quiltwork.training.loop import TrainingPlan, TrainingResult, train
+from quiltwork.training.packing import epochs, pack
 
 if TYPE_CHECKING:
     from accelerate import PartialState

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from quiltwork.errors import InvalidOption
 from quiltwork.files import write_file
-from quiltwork.party.stopping import interrupted, require_finite, stop_flag
 from quiltwork.progress import Progress
+from quiltwork.training.stopping import interrupted, require_finite, stop_flag
 
 
 @dataclass(frozen=True)

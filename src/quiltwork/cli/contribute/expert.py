@@ -79,7 +79,7 @@ def run(
     from quiltwork.party.contribute import Order, contribute, moments_by_name, scope_by_name
     from quiltwork.party.fragment import open_fragment
     from quiltwork.party.scopes import FFNScope, FullScope
-    from quiltwork.party.training import TrainingPlan
+    from quiltwork.training.loop import TrainingPlan
 
     ffn = FFNScope(anchor_share=anchor_share, bias=bias, top_k=top_k)
     full = FullScope(dtype=delta_dtype)

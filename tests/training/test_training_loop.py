@@ -28,7 +28,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from quiltwork.errors import Interrupted, InvalidOption, StorageError
 from quiltwork.models.base import Base
 from quiltwork.party.scopes import FFNScope, FullScope, Scope
-from quiltwork.party.training import TrainingPlan, train
+from quiltwork.training.loop import TrainingPlan, train
 
 VOCABULARY, LENGTH = 16, 8
 PLAN = TrainingPlan(steps=6, batch_size=4, sequence_length=LENGTH, learning_rate=1e-2, save_every=2)
@@ -331,7 +331,7 @@ _PROGRAM = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from test_party_training import PLAN, Toy, blocks, replace, run, at_block
+from test_training_loop import PLAN, Toy, blocks, replace, run, at_block
 def ready():
     print("ready", flush=True)
     sys.stdin.readline()
@@ -377,7 +377,7 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import torch
-from test_party_training import *
+from test_training_loop import *
 steps = []
 def third(*_):
     steps.append(0)

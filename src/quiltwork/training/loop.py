@@ -29,8 +29,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from quiltwork.errors import InvalidOption, StorageError
 from quiltwork.files import storage_error, write_file
-from quiltwork.party.stopping import interrupted, require_finite, stop_flag
 from quiltwork.progress import Progress
+from quiltwork.training.stopping import interrupted, require_finite, stop_flag
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from quiltwork.errors import FragmentError, InvalidOption
-from quiltwork.party.packing import epochs, pack, shuffled, skip
+from quiltwork.training.packing import epochs, pack, shuffled, skip
 
 SEPARATOR = 99
 documents_of_tokens = st.lists(st.lists(st.integers(0, 50), max_size=12), max_size=12)
