@@ -239,9 +239,11 @@ def _given(
     paths: list[Path], max_bytes: int | None, include: Sequence[str] | None, trust: Trust | None
 ) -> list[Contribution]:
     """The contributions, of which those that take part are trusted."""
+    from quiltwork.contribution.fields import is_named
+
     given = read_contributions(paths, max_bytes)
     if trust is not None:
-        trust.require(c for c in given if not include or c.party in include)
+        trust.require(c for c in given if not include or is_named(c.party, include))
     return given
 
 
@@ -324,14 +326,16 @@ def included(given: list[Contribution], include: Sequence[str] | None) -> list[C
     Raises:
         InvalidOption: no contribution of a named party is given.
     """
+    from quiltwork.contribution.fields import is_named, owner_of
+
     parties = sorted({c.party for c in given})
-    for name in sorted(set(include or []) - set(parties)):
+    for name in sorted(set(include or []) - set(parties) - {owner_of(p) for p in parties}):
         raise InvalidOption(
             f"--include {name}",
             why="no contribution of that party is given",
             mend=f"The parties are: {', '.join(parties)}.",
         )
-    return [c for c in given if not include or c.party in include]
+    return [c for c in given if not include or is_named(c.party, include)]
 
 
 def _opened(base: Path | None, method: str) -> Base:

@@ -43,6 +43,7 @@ from quiltwork.composite import (
     TableComposite,
     TableMethod,
 )
+from quiltwork.contribution.fields import is_named, owner_of
 from quiltwork.contribution.manifest import ExpertManifest, StatisticsManifest
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import BaseMismatch, DuplicateParty, InvalidOption, MissingPart, TokenizerMismatch
@@ -231,13 +232,16 @@ def histogram_of(contribution: Contribution, features: str) -> TokenHistogram:
 def chosen(parties: Sequence[str], include: Sequence[str] | None, weights: Mapping[str, float]) -> list[str]:
     """The parties that take part, sorted: all, or those of ``include``; each named party must be there.
 
+    ``include`` may name an owner, which stands for all its shares; a weight is of one of them.
+
     Raises:
         InvalidOption: a name is unknown, a weight is not a positive number, or nobody takes part.
     """
     if include is not None and not include:
         raise InvalidOption("include=()", why="nobody would take part", mend="Name a party, or use None for all.")
-    for name in [*(include or []), *(w for w in weights if w != "base")]:
-        if name not in parties:
+    known = {"include": {*parties, *map(owner_of, parties)}, "weights": {"base", *parties}}
+    for option, name in [*(("include", n) for n in include or ()), *(("weights", w) for w in weights)]:
+        if name not in known[option]:
             raise InvalidOption(
                 f"party '{name}'",
                 why="no contribution of that party is given",
@@ -250,7 +254,7 @@ def chosen(parties: Sequence[str], include: Sequence[str] | None, weights: Mappi
                 why="weights are positive numbers",
                 mend="Leave a party out with include= rather than by a weight of zero.",
             )
-    return sorted(set(include if include is not None else parties))
+    return sorted(p for p in set(parties) if include is None or is_named(p, include))
 
 
 def slot_weights(parties: Sequence[str], weights: Mapping[str, float]) -> dict[str, float]:
@@ -264,7 +268,7 @@ def check_names(contributions: Sequence[Contribution]) -> None:
     Raises:
         InvalidOption: one has.
     """
-    if any(contribution.party == "base" for contribution in contributions):
+    if any(owner_of(contribution.party) == "base" for contribution in contributions):
         raise InvalidOption(
             "party 'base'",
             why="in weights and reports that name stands for the base model",

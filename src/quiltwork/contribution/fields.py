@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Container
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints
@@ -34,6 +35,24 @@ def visible(text: str) -> str:
     return text
 
 
+def owner_of(label: str) -> str:
+    """Whose a label is: an owner who hands over several experts names each ``OWNER.SHARE``.
+
+    >>> owner_of("acme.code"), owner_of("acme")
+    ('acme', 'acme')
+    """
+    return label.partition(".")[0]
+
+
+def is_named(label: str, names: Container[str]) -> bool:
+    """Whether a label, or the owner of it, is among some names.
+
+    >>> is_named("acme.code", ["acme"]), is_named("acme", ["acme.code"])
+    (True, False)
+    """
+    return label in names or owner_of(label) in names
+
+
 def require_modest(what: str, *shape: int) -> None:
     """Refuse an array of more than `MOST_NUMBERS`.
 
@@ -46,6 +65,7 @@ def require_modest(what: str, *shape: int) -> None:
 
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 PartyName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+PartyLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}(\.[a-z0-9][a-z0-9_-]{0,31})?$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}\.safetensors$")]
 TensorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,255}$")]
 Short = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(printable)]

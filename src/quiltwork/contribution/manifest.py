@@ -22,7 +22,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from quiltwork.contribution.canonical import decode, encode, shown
-from quiltwork.contribution.fields import Count, Digest, Positive, Software
+from quiltwork.contribution.fields import Count, Digest, PartyLabel, Positive, Software
 from quiltwork.contribution.kinds import ExpertMethod, Part, Statistic, StatisticsMethod
 from quiltwork.contribution.manifest_fields import ManifestFields
 from quiltwork.contribution.network_manifests import (
@@ -90,10 +90,11 @@ class TrainingSummary(Record):
 
 
 class LanguageFields(ManifestFields):
-    """What the kinds of language models declare besides."""
+    """What the kinds of language models declare besides; their ``party`` may be ``OWNER.SHARE``."""
 
     protects: ClassVar[Unit] = "document"
 
+    party: PartyLabel
     base: BaseReference
     method: ExpertMethod | StatisticsMethod
     training: TrainingSummary | None = None

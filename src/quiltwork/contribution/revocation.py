@@ -30,7 +30,7 @@ from quiltwork.contribution.bundle import (
 )
 from quiltwork.contribution.canonical import shown
 from quiltwork.contribution.directory import open_directory
-from quiltwork.contribution.fields import Digest, PartyName
+from quiltwork.contribution.fields import Digest, PartyLabel
 from quiltwork.contribution.signing_keys import SigningKey
 from quiltwork.errors import InvalidOption
 from quiltwork.privacy.events import Note
@@ -44,13 +44,13 @@ class Revocation(Read):
     """What a revocation states.
 
     Attributes:
-        party: whose contribution it is.
+        party: whose contribution it is, an owner or one of its shares.
         contribution: its digest.
         revoked: when, in UTC to the second, by the party's own clock.
         reason: for people.
     """
 
-    party: PartyName
+    party: PartyLabel
     contribution: Digest
     revoked: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
     reason: Annotated[Note, Field(min_length=1)]

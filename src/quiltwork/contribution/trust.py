@@ -23,7 +23,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from quiltwork.contribution.fields import PartyName
+from quiltwork.contribution.fields import PartyName, owner_of
 from quiltwork.contribution.revocation import Revocation, SignedRevocation, read_revocations
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.signature import require_statement, signature_of
@@ -37,9 +37,9 @@ class Trust:
     """Keys by party, the day, and what was taken back.
 
     Attributes:
-        keys: each party's.
+        keys: each owner's; what it hands over as ``OWNER.SHARE`` is signed with them too.
         on: the day on which keys must count.
-        revoked: what parties took back, by party and digest: nobody can take back what is another's.
+        revoked: what owners took back, by owner and digest: nobody can take back what is another's.
         notes: files that claim to be revocations and are none, in words.
     """
 
@@ -67,7 +67,7 @@ class Trust:
         Raises:
             UntrustedContribution, MalformedContribution: as `require`.
         """
-        own = self.keys.get(contribution.party, ())
+        own = self.keys.get(owner_of(contribution.party), ())
         if not own:
             why = "the trust file names no key of that party"
             raise _untrusted(contribution, why, "Add its public key, which the party gives you by another way.")
@@ -79,11 +79,12 @@ class Trust:
         Raises:
             RevokedContribution: it did; by whom, when and why is said.
         """
-        found = self.revoked.get((party, digest))
+        owner = owner_of(party)
+        found = self.revoked.get((owner, digest))
         if found is not None:
             raise RevokedContribution(
                 f"contribution {digest[:19]}… of party '{party}'",
-                why=f"party '{party}' took it back on {found.revoked}, saying: {' '.join(found.reason.split())}",
+                why=f"party '{owner}' took it back on {found.revoked}, saying: {' '.join(found.reason.split())}",
                 mend=mend,
             )
 
@@ -142,7 +143,7 @@ def open_trust(path: str | Path, *, revocations: Iterable[str | Path] = (), on: 
         note = _no_revocation(signed, keys)
         if note is None:
             one = signed.revocation
-            revoked.setdefault((one.party, one.contribution), one)
+            revoked.setdefault((owner_of(one.party), one.contribution), one)
         else:
             notes.append(note)
     return Trust(keys, on or datetime.now(UTC).date(), revoked, tuple(notes))
@@ -150,7 +151,8 @@ def open_trust(path: str | Path, *, revocations: Iterable[str | Path] = (), on: 
 
 def _no_revocation(signed: SignedRevocation, keys: Mapping[str, tuple[VerifyingKey, ...]]) -> str | None:
     """Why a file is no revocation by the party that it names; None if it is one."""
-    party, own = signed.revocation.party, keys.get(signed.revocation.party, ())
+    party = owner_of(signed.revocation.party)
+    own = keys.get(party, ())
     if signed.envelope.maker(own) is not None:
         return None
     why = f"it is not signed with a key of '{party}'" if own else f"the trust file names no key of '{party}'"

@@ -25,7 +25,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from quiltwork.contribution.fields import Card, PartyName, Short
+from quiltwork.contribution.fields import Card, PartyLabel, Short
 from quiltwork.contribution.kinds import (
     BigramHistogramStatistic,
     ExpertMethod,
@@ -68,7 +68,7 @@ class Order:
     """What an owner wants to contribute.
 
     Attributes:
-        party: its name.
+        party: its name, or ``OWNER.SHARE`` where an owner hands over several experts.
         scopes: what to train; an empty sequence makes a contribution of statistics.
         plan: how long to train each scope.
         tokens: the rule for releasing the token histogram, or None to release none.
@@ -101,7 +101,7 @@ class Order:
 
     def _check_words(self) -> None:
         """Refuse now what writing would refuse after hours of training."""
-        for name, kind in (("party", PartyName), ("licence", Short), ("card", Card)):
+        for name, kind in (("party", PartyLabel), ("licence", Short), ("card", Card)):
             try:
                 TypeAdapter(kind).validate_python(getattr(self, name))
             except ValidationError as error:
