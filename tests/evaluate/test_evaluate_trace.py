@@ -116,7 +116,7 @@ def test_shares_of_ensembles(build: Build, base: Base) -> None:
     for ids in inputs(base):
         sequence = torch.tensor([ids])
         answers = torch.stack(
-            [member(input_ids=sequence).logits[0].double().log_softmax(-1) for member in model.members]
+            [member(input_ids=sequence).logits[0].double().log_softmax(-1) for member in model.members.values()]
         )
         gained = torch.zeros(4, len(ids), dtype=torch.float64)
         gained[:, 1:] = answers[:, torch.arange(len(ids) - 1), sequence[0, 1:]].cumsum(dim=1)

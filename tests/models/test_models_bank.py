@@ -29,6 +29,10 @@ class Toy(nn.Module):
         return torch.tanh(x @ self.weight)
 
 
+def _named(experts: list[Toy]) -> dict[str, nn.Module]:
+    return {f"slot{number}": expert for number, expert in enumerate(experts)}
+
+
 def by_hand(
     x: NDArray[np.float64], rows: NDArray[np.float64], bias: NDArray[np.float64] | None, top_k: int, renormalise: bool
 ) -> NDArray[np.float64]:
@@ -99,7 +103,7 @@ def test_the_bank_is_the_dense_sum(top_k: int) -> None:
     experts = [Toy(seed) for seed in range(3)]
     router = RowRouter(5, 3, top_k=top_k, renormalise=True, bias=False)
     router.weight.data = torch.randn(3, 5, generator=torch.Generator().manual_seed(9))
-    bank = ExpertBank(list(experts), router)
+    bank = ExpertBank(_named(experts), router)
     x = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(10))
     weights = router(x)
     dense = sum(weights[..., e, None] * expert(x) for e, expert in enumerate(experts))
@@ -111,7 +115,7 @@ def test_the_bank_is_the_dense_sum(top_k: int) -> None:
 def test_each_expert_sees_only_the_tokens_that_give_it_weight() -> None:
     experts = [Toy(seed) for seed in range(3)]
     mixing = Mixing()
-    bank = ExpertBank(list(experts), mixing)
+    bank = ExpertBank(_named(experts), mixing)
     mixing.weights = torch.tensor([[[1.0, 0, 0], [0.5, 0.5, 0], [0, 1.0, 0], [0, 1.0, 0]]])
     bank(torch.randn(1, 4, 5))
     assert [expert.seen for expert in experts] == [2, 3, 0]
@@ -119,7 +123,7 @@ def test_each_expert_sees_only_the_tokens_that_give_it_weight() -> None:
 
 def test_weights_from_outside_must_have_been_set() -> None:
     with pytest.raises(RuntimeError, match="mixing weights"):
-        ExpertBank([Toy(0)], Mixing())(torch.zeros(1, 1, 5))
+        ExpertBank({"base": Toy(0)}, Mixing())(torch.zeros(1, 1, 5))
 
 
 def coordinated(*, share: float, bias: float | None = None) -> tuple[CoordinatedFFN, AnchorDraw]:

@@ -149,8 +149,8 @@ def test_labels_give_the_mean_loss_and_logits_to_keep_the_tail(method: str, mode
 
 def counted(model: Any) -> list[list[int]]:
     """The number of tokens of every call, by member."""
-    calls: list[list[int]] = [[] for _ in model.members]
-    for number, member in enumerate(model.members):
+    calls: list[list[int]] = [[] for _ in model.members.values()]
+    for number, member in enumerate(model.members.values()):
         inner = member.forward
 
         def count(*args: Any, number: int = number, inner: Any = inner, **kwargs: Any) -> Any:
@@ -258,7 +258,7 @@ def test_likelihood_weights_are_bayes(top_k: int | None) -> None:
 def test_the_ensemble_is_the_mixture_of_its_members(method: Ensemble, tiny_base: Bases, contributions: Parts) -> None:
     model = compose(contributions("llama"), method, tiny_base("llama")).model()
     ids = batch()[0][:1]
-    members = [m(ids).logits[0].double().softmax(-1).numpy() for m in model.members]
+    members = [m(ids).logits[0].double().softmax(-1).numpy() for m in model.members.values()]
     prior = [method.weights.get(name, 1.0) for name in ("base", "ash", "birch", "cedar")]
     found = model(input_ids=ids, use_cache=False).logits[0].double().exp().numpy()
     for t in range(ids.shape[1]):
@@ -279,7 +279,9 @@ def test_evidence_weighs_the_members(method: str, model_of: Models) -> None:
     model = model_of(method, "olmo2")
     ids = batch()[0][:1]
     weights, _ = model.evidence(ids, None, None)
-    mixed = sum(weights[..., m, None] * member(ids).logits.softmax(-1) for m, member in enumerate(model.members))
+    mixed = sum(
+        weights[..., m, None] * member(ids).logits.softmax(-1) for m, member in enumerate(model.members.values())
+    )
     torch.testing.assert_close(model(input_ids=ids, use_cache=False).logits.exp(), mixed, atol=1e-6, rtol=1e-4)
 
 
@@ -299,7 +301,7 @@ def test_evidence_weighs_the_experts_in_every_layer(model_of: Models) -> None:
     for hook in hooks:
         hook.remove()
     for bank, (x, y) in zip(banks, passes, strict=True):
-        dense = sum(expected[..., e, None] * expert(x) for e, expert in enumerate(bank.experts))
+        dense = sum(expected[..., e, None] * expert(x) for e, expert in enumerate(bank.experts.values()))
         torch.testing.assert_close(y, dense, atol=1e-6, rtol=1e-4)
     assert model.mixing.weights is None
 

@@ -122,6 +122,6 @@ class Trace:
 
 def _units(model: nn.Module) -> list[nn.Module]:
     """The parts that may or may not run: experts of banks, members of ensembles."""
-    banks = [expert for m in model.modules() if isinstance(m, ExpertBank) for expert in m.experts]
+    banks = [expert for m in model.modules() if isinstance(m, ExpertBank) for expert in m.experts.values()]
     members = getattr(model, "members", None)
-    return banks + (list(members) if members is not None else [])
+    return banks + (list(members.values()) if members is not None else [])

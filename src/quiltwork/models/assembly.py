@@ -23,6 +23,7 @@ from quiltwork.errors import ExportError, InvalidOption
 from quiltwork.models.checkpoint import ROUTER, SHARED, Checkpoint, party_shard, portable_config
 from quiltwork.models.families import Family, Role, family_of
 from quiltwork.models.routers import Evidence, Rows
+from quiltwork.models.slots import BASE_SLOT, slot_key, slot_keys
 from quiltwork.models.sources import Source, Sources
 
 Layout = Literal["portable", "native"]
@@ -125,14 +126,12 @@ class Experts:
         remaining = {p: e for p, e in self.experts.items() if p != party}
         return replace(self, experts=remaining, router=self.router.without(party))
 
-    def _slots(self) -> list[tuple[str, int, FFN]]:
-        """(file, slot, feed-forward tensors) of every slot."""
+    def _slots(self) -> list[tuple[str, FFN]]:
+        """(file, feed-forward tensors) of every slot, in order."""
         family = self.body.family
         layers = range(int(self.body.config["num_hidden_layers"]))
         own = {(n, r): self.body.tensors[family.ffn_name(n, r)] for n in layers for r in family.moe.roles}
-        return [(SHARED, 0, own)] + [
-            (party_shard(p), 1 + number, self.experts[p]) for number, p in enumerate(self.parties)
-        ]
+        return [(SHARED, own), *((party_shard(p), self.experts[p]) for p in self.parties)]
 
     def _shared(self, prefix: str) -> dict[str, Source]:
         family = self.body.family
@@ -174,7 +173,7 @@ class Experts:
         count = 1 + len(self.parties)
         config = moe.config(self.body.config, experts=count, top_k=router.active(count), renormalise=router.renormalise)
         shards: dict[str, dict[str, Source]] = {SHARED: self._shared("")}
-        for file, slot, ffn in self._slots():
+        for slot, (file, ffn) in enumerate(self._slots()):
             shards.setdefault(file, {}).update(
                 {
                     moe.expert.format(layer=layer, expert=slot, role=moe.roles[role]): source
@@ -189,10 +188,10 @@ class Experts:
 
     def _native(self) -> Checkpoint:
         shards: dict[str, dict[str, Source]] = {SHARED: self._shared("body.")}
-        for file, slot, ffn in self._slots():
+        for key, (file, ffn) in zip(slot_keys(self.parties), self._slots(), strict=True):
             shards.setdefault(file, {}).update(
                 {
-                    f"body.model.layers.{layer}.mlp.experts.{slot}.{role}.weight": source
+                    f"body.model.layers.{layer}.mlp.experts.{key}.{role}.weight": source
                     for (layer, role), source in ffn.items()
                 }
             )
@@ -251,9 +250,9 @@ class Members:
                 mend="Export native, or compose a Soup or a MixtureOfExperts with LearnedRows.",
             )
         parties = self.parties
-        shards: dict[str, Sources] = {SHARED: {f"members.0.{n}": s for n, s in self.body.tensors.items()}}
-        for number, party in enumerate(parties):
-            shards[party_shard(party)] = {f"members.{1 + number}.{n}": s for n, s in self.models[party].items()}
+        shards: dict[str, Sources] = {SHARED: {f"members.{BASE_SLOT}.{n}": s for n, s in self.body.tensors.items()}}
+        for party in parties:
+            shards[party_shard(party)] = {f"members.{slot_key(party)}.{n}": s for n, s in self.models[party].items()}
         if isinstance(self.weighting, Evidence):
             settings = self.weighting.config(parties)
             shards[ROUTER] = self.weighting.tensors(parties)

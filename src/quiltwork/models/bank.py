@@ -16,7 +16,7 @@ Notation, for one token with router input x (the input of the FFN block) and exp
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -138,13 +138,13 @@ class ExpertBank(nn.Module):
     """Several FFNs, mixed per token by rows or by weights from outside.
 
     Args:
-        experts: the FFNs; the first is the base's own.
+        experts: the FFNs by the names of their slots (models/slots.py); the first is the base's own.
         router: ``RowRouter``, or a ``Mixing`` that the model fills before each pass.
     """
 
-    def __init__(self, experts: list[nn.Module], router: RowRouter | Mixing) -> None:
+    def __init__(self, experts: Mapping[str, nn.Module], router: RowRouter | Mixing) -> None:
         super().__init__()
-        self.experts = nn.ModuleList(experts)
+        self.experts = nn.ModuleDict(dict(experts))
         self.router = router if isinstance(router, RowRouter) else None
         self._mixing = router if isinstance(router, Mixing) else None
 
@@ -162,7 +162,7 @@ class ExpertBank(nn.Module):
         weights = self.weights(x).reshape(-1, len(self.experts))
         tokens = x.reshape(-1, x.shape[-1])
         result = torch.zeros_like(tokens)
-        for number, expert in enumerate(self.experts):
+        for number, expert in enumerate(self.experts.values()):
             chosen = weights[:, number].nonzero().squeeze(-1)
             if len(chosen):
                 answer = expert(tokens[chosen]) * weights[chosen, number, None]

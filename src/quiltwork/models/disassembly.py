@@ -1,13 +1,13 @@
 """A saved mixture or ensemble, taken apart again: the inverse of ``Assembly.checkpoint``.
 
-Each party's tensors lie in a shard of their own, and only slot numbers in their names and the rows of the router say
-at which place the party stood. So the parts come back exactly as they went in.
+Each party's tensors lie in a shard of their own, named by the party or, in a public format, by the number of its slot;
+beside them only the rows of the router say at which place it stood. So the parts come back exactly as they went in.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from quiltwork.models.assembly import FFN, DenseBody, Experts, Members
 from quiltwork.models.base import open_tensors, read_json
 from quiltwork.models.families import FAMILIES, Family, Role
 from quiltwork.models.routers import Evidence, Rows
+from quiltwork.models.slots import BASE_SLOT, slot_key, slot_keys
 from quiltwork.models.sources import Source, Sources
 
 _NATIVE_EXPERT = "body.model.layers.{layer}.mlp.experts.{expert}.{role}.weight"
@@ -62,7 +63,7 @@ def _element(source: Source, index: int) -> Source:
 
 
 def _slots(
-    template: str, roles: Mapping[Role, str], tensors: Sources, layers: int, slots: int
+    template: str, roles: Mapping[Role, str], tensors: Sources, layers: int, slots: Iterable[int | str]
 ) -> list[dict[tuple[int, Role], Source]]:
     return [
         {
@@ -70,7 +71,7 @@ def _slots(
             for layer in range(layers)
             for role, name in roles.items()
         }
-        for slot in range(slots)
+        for slot in slots
     ]
 
 
@@ -87,7 +88,7 @@ def _portable_experts(family: Family, config: dict[str, Any], tensors: Sources, 
     layers, count = int(config["num_hidden_layers"]), 1 + len(parties)
     if config[moe.count_field] != count:
         raise KeyError(f"{config[moe.count_field]} experts for {len(parties)} parties")
-    slots = _slots(moe.expert, moe.roles, tensors, layers, count)
+    slots = _slots(moe.expert, moe.roles, tensors, layers, range(count))
     dense = moe.dense_config(config, family)
     top_k = config["num_experts_per_tok"]
     rows = [tensors[moe.router.format(layer=layer)] for layer in range(layers)]
@@ -106,7 +107,7 @@ def _native_experts(config: dict[str, Any], tensors: Sources, parties: tuple[str
     family = FAMILIES[dense["model_type"]]
     layers = int(dense["num_hidden_layers"])
     roles: dict[Role, str] = {role: role for role in family.moe.roles}
-    slots = _slots(_NATIVE_EXPERT, roles, tensors, layers, 1 + len(parties))
+    slots = _slots(_NATIVE_EXPERT, roles, tensors, layers, slot_keys(parties))
     settings = config["router"]
     weights = dict(zip(("", *parties), settings["weights"], strict=True))
     router: Rows | Evidence
@@ -150,15 +151,15 @@ def _evidence(
 def _members(config: dict[str, Any], tensors: Sources, parties: tuple[str, ...]) -> Members:
     settings = config["router"]
     weights = dict(zip(("", *parties), settings["weights"], strict=True))
-    models: list[dict[str, Source]] = [{} for _ in range(1 + len(parties))]
+    models: dict[str, dict[str, Source]] = {key: {} for key in slot_keys(parties)}
     for name, source in tensors.items():
         if name.startswith("members."):
-            number, rest = name.removeprefix("members.").split(".", 1)
-            models[int(number)][rest] = source
+            key, rest = name.removeprefix("members.").split(".", 1)
+            models[key][rest] = source
     evidence = settings["kind"] == "evidence"
     return Members(
-        body=DenseBody(config["text_config"], models[0]),
-        models=dict(zip(parties, models[1:], strict=True)),
+        body=DenseBody(config["text_config"], models[BASE_SLOT]),
+        models={party: models[slot_key(party)] for party in parties},
         weighting=_evidence(settings, tensors, parties, weights) if evidence else settings["kind"],
         settings={} if evidence else {name: settings[name] for name in ("top_k", "temperature")},
         weights=weights,

@@ -23,6 +23,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from quiltwork.errors import InvalidOption
 from quiltwork.models.evidence_router import EvidenceRouter, RouterState
 from quiltwork.models.native.config import QuiltworkEnsembleConfig
+from quiltwork.models.slots import BASE_SLOT, slot_keys
 
 
 def likelihood_weights(scores: Tensor, log_prior: Tensor, temperature: float, top_k: int | None) -> Tensor:
@@ -135,8 +136,8 @@ class QuiltworkEnsembleForCausalLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: QuiltworkEnsembleConfig) -> None:
         super().__init__(config)
-        slots = 1 + len(config.parties)
-        self.members = nn.ModuleList(AutoModelForCausalLM.from_config(config.text_config) for _ in range(slots))
+        keys = slot_keys(config.parties)
+        self.members = nn.ModuleDict({key: AutoModelForCausalLM.from_config(config.text_config) for key in keys})
         self.kind = config.router["kind"]
         self.evidence = EvidenceRouter(config.router) if self.kind == "evidence" else None
         self.weighting = MemberWeights(config.router) if self.kind != "evidence" else None
@@ -144,17 +145,17 @@ class QuiltworkEnsembleForCausalLM(PreTrainedModel, GenerationMixin):
         self._adopt_tied_weights()
 
     def _adopt_tied_weights(self) -> None:
-        """transformers collects tied weights from direct children only, and the members sit in a list."""
-        for number, member in enumerate(self.members):
+        """transformers collects tied weights from direct children only, and the members sit in a table."""
+        for key, member in self.members.items():
             for target, source in (getattr(member, "all_tied_weights_keys", None) or {}).items():
-                self.all_tied_weights_keys[f"members.{number}.{target}"] = f"members.{number}.{source}"
+                self.all_tied_weights_keys[f"members.{key}.{target}"] = f"members.{key}.{source}"
 
     def _init_weights(self, module: nn.Module) -> None:
         """Every tensor comes from the checkpoint; there is nothing to initialise."""
 
     def get_input_embeddings(self) -> nn.Module:
         """The base model's token embeddings."""
-        return self.members[0].get_input_embeddings()  # type: ignore[no-any-return, operator]
+        return self.members[BASE_SLOT].get_input_embeddings()  # type: ignore[no-any-return, operator]
 
     def forward(
         self,
@@ -193,7 +194,9 @@ class QuiltworkEnsembleForCausalLM(PreTrainedModel, GenerationMixin):
     def _parallel(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         if self.evidence is not None:
             return self._parallel_selected(ids, mask)
-        predictions = [member(input_ids=ids, attention_mask=mask).logits.log_softmax(-1) for member in self.members]
+        predictions = [
+            member(input_ids=ids, attention_mask=mask).logits.log_softmax(-1) for member in self.members.values()
+        ]
         return _mix(predictions, self._weights_of_prefix(ids, mask, predictions))
 
     def _weights_of_prefix(self, ids: Tensor, mask: Tensor | None, predictions: list[Tensor]) -> Tensor:
@@ -214,7 +217,7 @@ class QuiltworkEnsembleForCausalLM(PreTrainedModel, GenerationMixin):
         weights, _ = self.evidence(ids, None, mask.bool() if mask is not None else None)
         shape = (*ids.shape, self.config.vocab_size)
         mixed = torch.full(shape, -torch.inf, device=ids.device, dtype=self.dtype)
-        for number, member in enumerate(self.members):
+        for number, member in enumerate(self.members.values()):
             chosen = weights[..., number] > 0
             if mask is not None:
                 chosen = chosen & mask.bool()
@@ -267,7 +270,8 @@ class QuiltworkEnsembleForCausalLM(PreTrainedModel, GenerationMixin):
         """Run a member on the tokens it has not seen; log-probabilities after each token from ``start`` on."""
         cache = row.caches.setdefault(member, DynamicCache(config=self.config.text_config))
         seen = cache.get_seq_length()
-        output = self.members[member](input_ids=row.ids[None, seen:], past_key_values=cache, use_cache=True)
+        model = list(self.members.values())[member]
+        output = model(input_ids=row.ids[None, seen:], past_key_values=cache, use_cache=True)
         return output.logits[0, start - seen :].log_softmax(-1)  # type: ignore[no-any-return]
 
     def _score_row(self, row: _Row, new: Tensor, answers: list[Tensor]) -> Tensor:

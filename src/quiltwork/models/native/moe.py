@@ -19,6 +19,7 @@ from quiltwork.errors import InvalidOption
 from quiltwork.models.bank import ExpertBank, Mixing, RowRouter
 from quiltwork.models.evidence_router import EvidenceRouter, RouterState
 from quiltwork.models.native.config import QuiltworkMoEConfig
+from quiltwork.models.slots import BASE_SLOT, slot_keys
 
 
 class RoutedCache(DynamicCache):
@@ -84,8 +85,9 @@ class QuiltworkMoEForCausalLM(PreTrainedModel, GenerationMixin):
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _bank(self, ffn: torch.nn.Module, settings: dict[str, Any]) -> ExpertBank:
-        slots = 1 + len(self.config.parties)
-        experts = [ffn, *(copy.deepcopy(ffn) for _ in range(slots - 1))]
+        keys = slot_keys(self.config.parties)
+        slots = len(keys)
+        experts = {key: ffn if key == BASE_SLOT else copy.deepcopy(ffn) for key in keys}
         if self.evidence is not None:
             return ExpertBank(experts, self.mixing)
         top_k = min(settings["top_k"] or slots, slots)
