@@ -11,12 +11,17 @@ and w_t weighs the slots' predictions of x_{t+1}: it depends on x_1..x_t alone, 
 is one number a hypothesis. With a half-life the past fades, for texts that change domain; without one lambda
 is 1.
 
+With ``switching`` a, the author may change before any token instead (fixed share, a hidden Markov model whose filter
+is p_t):
+
+    p_t(h)  ~  u_h(x_t)^(1 / temperature) [(1 - a) p_{t-1}(h) + a pi(h)]        p_0 = pi, the normalised prior
+
 Rows enter only through their own hypothesis, so taking a party out (`PrefixPosterior.select`) gives bit for
 bit the posterior built without it. The evidence sees p(x) alone: parties whose texts look alike and whose
 answers differ cannot be told apart by it.
 
-Within a block of tokens the recurrence is a product with the lower-triangular matrix ``lambda^(t - j)``,
-whose powers are all at most 1. The state is kept relative to its largest entry, which changes no weight.
+The recurrences are in `quiltwork.evidence.forgetting`. The state is s kept relative to its largest entry, which changes
+no weight; under switching it is p itself.
 
 >>> from quiltwork.evidence.histogram import TokenHistogram
 >>> parties = [TokenHistogram([9.0, 1.0]), TokenHistogram([1.0, 9.0])]
@@ -39,6 +44,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quiltwork.errors import InvalidOption
+from quiltwork.evidence.forgetting import fading_sum, fixed_share, require_forgetting
 from quiltwork.evidence.histogram import TokenHistogram
 
 _BLOCK = 256
@@ -56,9 +62,10 @@ class PrefixPosterior:
         slots: S; a slot without hypothesis has weight 0.
         temperature: divides the evidence; above 1 the posterior is less sure.
         half_life: tokens after which evidence counts half; None keeps it for good.
+        switching: probability that the author changes before a token; None for texts of one author.
 
     Raises:
-        InvalidOption: the parts do not fit each other.
+        InvalidOption: the parts do not fit each other, or both half_life and switching are given.
     """
 
     log_likelihood: Tensor
@@ -67,6 +74,7 @@ class PrefixPosterior:
     slots: int
     temperature: float = 1.0
     half_life: float | None = None
+    switching: float | None = None
 
     def __post_init__(self) -> None:
         hypotheses = len(self.slot)
@@ -77,18 +85,7 @@ class PrefixPosterior:
         if self.log_prior.shape != (hypotheses,):
             raise _misfit("log_prior", self.log_prior, f"({hypotheses},)")
         _require_slots(self.slot, self.slots)
-        if not 0 < self.temperature < math.inf:
-            raise InvalidOption(
-                f"temperature={self.temperature}",
-                why="it divides the evidence",
-                mend="Choose a positive number.",
-            )
-        if self.half_life is not None and not 0 < self.half_life < math.inf:
-            raise InvalidOption(
-                f"half_life={self.half_life}",
-                why="it is a number of tokens",
-                mend="Choose a positive number, or None to keep all evidence.",
-            )
+        require_forgetting(self.temperature, self.half_life, self.switching)
 
     @classmethod
     def from_histograms(
@@ -101,6 +98,7 @@ class PrefixPosterior:
         smoothing: float = 0.5,
         temperature: float = 1.0,
         half_life: float | None = None,
+        switching: float | None = None,
     ) -> PrefixPosterior:
         """The posterior over the base (slot 0) and ``parties`` (slots 1..C in their order).
 
@@ -116,6 +114,7 @@ class PrefixPosterior:
             smoothing: added to each count.
             temperature: divides the evidence.
             half_life: tokens after which evidence counts half; None keeps it for good.
+            switching: probability that the author changes before a token; None for texts of one author.
 
         Raises:
             InvalidOption: vocabularies differ, the prior does not fit, or an option lies outside its domain.
@@ -135,6 +134,7 @@ class PrefixPosterior:
             slots=len(parties) + 1,
             temperature=temperature,
             half_life=half_life,
+            switching=switching,
         )
 
     def to(self, device: torch.device | str) -> PrefixPosterior:
@@ -174,9 +174,14 @@ class PrefixPosterior:
         )
 
     def initial_state(self, batch: int, device: torch.device | str = "cpu") -> Tensor:
-        """The state before the first token: zeros ``[batch, H]``, float64 (float32 on devices without it)."""
+        """The state before the first token: zeros ``[batch, H]``, or the prior under switching.
+
+        float64, float32 on devices without it.
+        """
         device = torch.device(device)
-        return torch.zeros(batch, len(self.slot), dtype=_state_dtype(device), device=device)
+        if self.switching is None:
+            return torch.zeros(batch, len(self.slot), dtype=_state_dtype(device), device=device)
+        return self._prior().to(device, _state_dtype(device)).repeat(batch, 1)
 
     def advance(self, ids: Tensor, state: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Take in tokens. In any chunks the weights are the same, up to rounding.
@@ -197,31 +202,26 @@ class PrefixPosterior:
         seen = self._check(ids, state, mask)
         if seen is not None:
             ids = ids.masked_fill(~seen, 0)
-        log_prior = self.log_prior.to(state.dtype)
         pieces = [state.new_zeros(ids.shape[0], 0, self.slots, dtype=torch.float32)]
         for start in range(0, ids.shape[1], _BLOCK):
             piece = slice(start, start + _BLOCK)
             part = None if seen is None else seen[:, piece]
             evidence = self.log_likelihood[:, ids[:, piece]].movedim(0, -1).to(state.dtype) / self.temperature
-            totals = self._accumulate(evidence, state, part)
-            pieces.append(_over_slots(log_prior + totals, self.slot, self.slots).float())
-            state = totals[:, -1] - totals[:, -1].amax(dim=-1, keepdim=True)
+            logits, state = self._take_in(evidence, state, part)
+            pieces.append(_over_slots(logits, self.slot, self.slots).float())
         return torch.cat(pieces, dim=1), state
 
-    def _accumulate(self, evidence: Tensor, state: Tensor, seen: Tensor | None) -> Tensor:
-        """s_1..s_T ``[B, T, H]`` from evidence ``[B, T, H]`` and s_0 ``[B, H]``."""
-        if seen is not None:
-            evidence = evidence.masked_fill(~seen[..., None], 0.0)
-        if self.half_life is None:
-            return state[:, None] + evidence.cumsum(dim=1)
-        if seen is None:
-            steps = torch.arange(1, evidence.shape[1] + 1, device=evidence.device)[None]
-        else:
-            steps = seen.cumsum(dim=1)
-        age = (steps[:, :, None] - steps[:, None, :]).clamp(min=0).to(state.dtype)
-        decay = torch.exp2(-age / self.half_life).tril()
-        carried = torch.exp2(-steps.to(state.dtype) / self.half_life)[..., None] * state[:, None]
-        return carried + decay @ evidence
+    def _take_in(self, evidence: Tensor, state: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Unnormalised log-posteriors ``[B, T, H]`` from evidence ``[B, T, H]``, and the state after it."""
+        if self.switching is not None:
+            shares = fixed_share(evidence, state, seen, self._prior().to(state), self.switching)
+            return shares.log(), shares[:, -1]
+        totals = fading_sum(evidence, state, seen, self.half_life)
+        return self.log_prior.to(state.dtype) + totals, totals[:, -1] - totals[:, -1].amax(dim=-1, keepdim=True)
+
+    def _prior(self) -> Tensor:
+        """The normalised prior ``[H]``."""
+        return self.log_prior.softmax(dim=-1)
 
     def _check(self, ids: Tensor, state: Tensor, mask: Tensor | None) -> Tensor | None:
         """The mask as bool, once everything fits."""
