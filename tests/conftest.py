@@ -55,7 +55,7 @@ def documents(party: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Base]:
-    """``tiny_base(family)``: an untrained base, ``olmo2`` with tied embeddings, ``llama`` without."""
+    """``tiny_base(family)``: an untrained base; ``olmo2`` with tied embeddings, the others without."""
 
     @cache
     def build(family: str) -> Base:

@@ -32,6 +32,7 @@ from quiltwork.models.assembly import Experts, Rows
 from quiltwork.models.base import Base, open_base
 from quiltwork.models.checkpoint import portable_config, tokenizer_config
 from quiltwork.models.families import FAMILIES, ROLES, family_of
+from quiltwork.models.moe_formats import FORMATS
 from quiltwork.models.sources import Source
 
 Bases = Callable[[str], Base]
@@ -105,7 +106,7 @@ def test_flex_olmo_says_whether_it_renormalises(
 def test_mixtral_has_no_flag_and_no_sliding_window(tiny_base: Bases, contributions: Parts, tmp_path: Path) -> None:
     config = exported(compose(contributions("llama"), rows(), tiny_base("llama")), tmp_path / "out")
     assert "norm_topk_prob" not in config
-    assert config["sliding_window"] is None
+    assert "sliding_window" not in config
     assert config["router_jitter_noise"] == 0.0
 
 
@@ -364,10 +365,10 @@ def test_equal_weights_that_are_not_one_still_fit(tiny_base: Bases, contribution
 def test_an_unknown_family_is_refused_by_name(config: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match=r"model_type .*does not know this family") as caught:
         family_of(config)
-    assert "olmo2, llama" in caught.value.mend
+    assert all(name in caught.value.mend for name in [*FAMILIES, *FORMATS])
 
 
-@pytest.mark.parametrize("family", BOTH)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_tensor_names_are_those_that_transformers_writes(family: str, tiny_base: Bases) -> None:
     base = tiny_base(family)
     assert sorted(base.family.tensor_names(base.config)) == sorted(base.tensors)
@@ -375,6 +376,6 @@ def test_tensor_names_are_those_that_transformers_writes(family: str, tiny_base:
 
 def test_the_dense_config_is_the_inverse_of_the_mixture_s(tiny_base: Bases) -> None:
     for family in FAMILIES.values():
-        dense = portable_config(tiny_base(family.name).config, torch.float32)
+        dense = portable_config(tiny_base(family.name).config, "F32")
         mixed = family.moe.config(dense, experts=3, top_k=2, renormalise=True)
-        assert family.moe.dense_config(mixed, family) == dense
+        assert family.moe.dense_config(mixed) == dense

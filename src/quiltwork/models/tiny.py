@@ -6,11 +6,12 @@ minute or two of CPU time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quiltwork.errors import InvalidOption
+from quiltwork.models.families import FAMILIES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -59,37 +60,44 @@ def train_tokenizer(documents: Iterable[str], vocabulary: int) -> PreTrainedToke
     )
 
 
-def tiny_model(family: str, size: TinySize, *, seed: int, tie: bool = True) -> PreTrainedModel:
+def tiny_model(
+    family: str, size: TinySize, *, seed: int, tie: bool = True, config: Mapping[str, Any] | None = None
+) -> PreTrainedModel:
     """A randomly initialised dense model of a family.
 
     Args:
-        family: ``"olmo2"`` or ``"llama"``.
+        family: a name in ``models.families.FAMILIES``.
         size: its sizes.
         seed: of the initialisation.
         tie: share the token embeddings with the output head.
+        config: further fields of config.json, as transformers' class of the family takes them.
 
     Raises:
-        InvalidOption: the family is not one of the two.
+        InvalidOption: quiltwork does not know the family.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    if family not in ("olmo2", "llama"):
-        raise InvalidOption(f"family '{family}'", why="there is no tiny model of it", mend="Use 'olmo2' or 'llama'.")
-    config = AutoConfig.for_model(
-        family,
-        vocab_size=size.vocabulary,
-        hidden_size=size.hidden,
-        intermediate_size=size.intermediate,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        num_key_value_heads=size.heads,
-        max_position_embeddings=size.positions,
-        rms_norm_eps=1e-6,
-        tie_word_embeddings=tie,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=0,
-    )
+    if family not in FAMILIES:
+        raise InvalidOption(
+            f"family '{family}'", why="there is no tiny model of it", mend=f"Use one of: {', '.join(FAMILIES)}."
+        )
+    fields = {
+        "vocab_size": size.vocabulary,
+        "hidden_size": size.hidden,
+        "intermediate_size": size.intermediate,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.heads,
+        "max_position_embeddings": size.positions,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": tie,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+    }
+    if "head_dim" in dict(FAMILIES[family].defaults):
+        fields["head_dim"] = size.hidden // size.heads  # Qwen3's class assumes 128, whatever the width
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-any-return]
+    built = AutoConfig.for_model(family, **fields | dict(config or {}))
+    return AutoModelForCausalLM.from_config(built, dtype=torch.float32)  # type: ignore[no-any-return]
