@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -106,7 +107,8 @@ def test_it_is_one_pass_a_token(model: Any, tokenizer: Any) -> None:
     nats = sum(by_hand(model, ids, LENGTH) for ids in encoded(tokenizer, DOCUMENTS))
     assert found.nats == pytest.approx(nats, rel=1e-6)
     size = sum(len(text.encode()) for text in DOCUMENTS)
-    assert found == Score(found.nats, size, 5, sum(map(len, encoded(tokenizer, DOCUMENTS))))
+    assert (found.bytes, found.documents) == (size, 5)
+    assert found.tokens == sum(map(len, encoded(tokenizer, DOCUMENTS)))
     assert found.bits_per_byte == pytest.approx(nats / math.log(2) / size, rel=1e-6)
     # negative controls: another window or prefix is another figure
     assert found.nats != pytest.approx(measured(model, tokenizer, DOCUMENTS, max_length=LENGTH + 1).nats, rel=1e-4)
@@ -119,6 +121,8 @@ def test_it_is_the_figure_of_lm_evaluation_harness(model: Any, tokenizer: Any, l
     expected, each = by_harness(model, tokenizer, texts, length, batch_size)
     found = measured(model, tokenizer, DOCUMENTS, max_length=length)
     assert found.bits_per_byte == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_allclose(found.document_nats, -np.array(each), rtol=1e-6)
+    assert found.document_bytes == tuple(len(text.encode()) for text in texts)
     for text, likelihood in zip(texts, each, strict=True):
         assert measured(model, tokenizer, [text], max_length=length).nats == pytest.approx(-likelihood, rel=1e-6)
 
@@ -196,9 +200,9 @@ def test_a_batch_is_announced_before_it_runs(model: Any, tokenizer: Any) -> None
         lambda _, __, inputs: ran.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
     )
 
-    def on_batch(mask: torch.Tensor, count: int) -> None:
+    def on_batch(mask: torch.Tensor, numbers: Sequence[int]) -> None:
         assert len(ran) == len(announced)
-        announced.append((int(mask.sum()), count, tuple(mask.shape)))
+        announced.append((int(mask.sum()), len(numbers), tuple(mask.shape)))
 
     measured(model, tokenizer, DOCUMENTS, batch_size=3, on_batch=on_batch)
     hook.remove()

@@ -64,6 +64,10 @@ def traced(model: Any, base: Base, texts: list[str] = TEXTS, batch_size: int = 2
     return trace
 
 
+def shares(trace: Trace) -> tuple[tuple[float, ...], ...]:
+    return tuple(tally.shares() for tally in trace.tallies())
+
+
 def inputs(base: Base, texts: list[str] = TEXTS, prefix: int = 0) -> list[list[int]]:
     """What is put in, window by window."""
     tokenizer: Any = base.load_tokenizer()
@@ -81,7 +85,7 @@ def size(module: torch.nn.Module) -> int:
 def test_shares_of_learned_rows_are_a_softmax_over_rows(build: Build, base: Base) -> None:
     model = build(MixtureOfExperts(LearnedRows(top_k=2)))
     # a tiny base embeds token 0 as zero, where all rows tie
-    found = traced(model, base, prefix=5).shares()
+    found = shares(traced(model, base, prefix=5))
     expected = []
     for layer in model.body.model.layers:
         rows: list[np.ndarray] = []
@@ -101,17 +105,17 @@ def test_shares_of_learned_rows_are_a_softmax_over_rows(build: Build, base: Base
 @pytest.mark.parametrize("scope", ["ffn", "full"])
 def test_shares_of_evidence_are_the_posterior_of_each_text(build: Build, base: Base, scope: Any) -> None:
     model = build(MixtureOfExperts(PrefixEvidence(half_life=8.0), scope=scope))
-    found = traced(model, base).shares()
+    found = shares(traced(model, base))
     weights = [model.evidence(torch.tensor([ids]), None, None)[0][0] for ids in inputs(base)]
     assert len(found) == 1
     np.testing.assert_allclose(found[0], torch.cat(weights).double().mean(dim=0), atol=1e-6)
 
 
 def test_shares_of_ensembles(build: Build, base: Base) -> None:
-    (uniform,) = traced(build(Ensemble("uniform")), base).shares()
+    (uniform,) = shares(traced(build(Ensemble("uniform")), base))
     assert uniform == pytest.approx([0.25] * 4)
     model = build(Ensemble("likelihood"))
-    (found,) = traced(model, base).shares()
+    (found,) = shares(traced(model, base))
     total = np.zeros(4)
     for ids in inputs(base):
         sequence = torch.tensor([ids])
@@ -127,13 +131,13 @@ def test_shares_of_ensembles(build: Build, base: Base) -> None:
 def test_padding_counts_for_nothing(build: Build, base: Base) -> None:
     for method in (MixtureOfExperts(LearnedRows()), MixtureOfExperts(PrefixEvidence())):
         model = build(method)
-        alone, together = (traced(model, base, batch_size=n).shares() for n in (1, 8))
+        alone, together = (shares(traced(model, base, batch_size=n)) for n in (1, 8))
         np.testing.assert_allclose(alone, together, atol=1e-5)
 
 
 def test_negative_control_another_text_has_other_shares(build: Build, base: Base) -> None:
     model = build(MixtureOfExperts(PrefixEvidence()))
-    one, other = (np.array(traced(model, base, [text]).shares()) for text in TEXTS[:2])
+    one, other = (np.array(shares(traced(model, base, [text]))) for text in TEXTS[:2])
     assert np.abs(one - other).max() > 0.1
     assert one[0].argmax() == 1  # slots: base, ash, birch, cedar
     assert other[0].argmax() == 2
@@ -146,13 +150,13 @@ def test_asking_for_shares_starts_the_count_again(build: Build, base: Base) -> N
     with Trace(model) as trace:
         for text in (TEXTS[0], TEXTS[1], TEXTS[0]):
             score(model, tokenizer, [text], prefix=0, max_length=LENGTH, on_batch=trace.begin_batch)
-            rows.append(trace.shares())
+            rows.append(shares(trace))
     assert rows[0] == rows[2] != rows[1]
-    assert trace.shares() == ()
+    assert trace.tallies() == []
 
 
 def test_a_dense_model_has_no_shares(base: Base) -> None:
-    assert traced(base.load_model(), base).shares() == ()
+    assert traced(base.load_model(), base).tallies() == []
     assert routers(base.load_model()) == []
 
 
@@ -228,7 +232,7 @@ def test_nothing_stays_on_the_model(build: Build, base: Base) -> None:
 def test_the_last_pass_can_be_looked_at(build: Build, base: Base) -> None:
     model = build(MixtureOfExperts(LearnedRows()))
     with Trace(model) as trace:
-        trace.begin_batch(torch.ones(2, 5, dtype=torch.long), 2)
+        trace.begin_batch(torch.ones(2, 5, dtype=torch.long), [0, 1])
         model(input_ids=torch.ones(2, 5, dtype=torch.long))
     assert [tuple(w.shape) for w in trace.weights] == [(2, 5, 4)] * base.layers
     assert all(torch.allclose(w.sum(-1), torch.ones(2, 5), atol=1e-5) for w in trace.weights)

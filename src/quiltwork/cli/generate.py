@@ -95,7 +95,7 @@ def _answered(model: Any, tokenizer: Any, sequence: Any, start: int, slots: tupl
     from quiltwork.evaluate.trace import Trace, token_texts
 
     with Trace(model) as trace, torch.no_grad():
-        trace.begin_batch(torch.ones(1, len(sequence) - 1, dtype=torch.long), 1)
+        trace.begin_batch(torch.ones(1, len(sequence) - 1, dtype=torch.long), [0])
         model(input_ids=sequence[None, :-1], use_cache=False)
     weights = torch.stack(trace.weights).mean(dim=0)[0, start - 1 :]
     best = weights.argmax(dim=-1).tolist()

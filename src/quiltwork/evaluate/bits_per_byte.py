@@ -32,11 +32,13 @@ class Window:
         ids: the tokens put in; each predicts the next of ``context + 1`` tokens on.
         targets: the tokens to predict, the last ``scored`` of them counted.
         scored: how many of the targets count.
+        document: number of the document that it is a piece of.
     """
 
     ids: Sequence[int]
     targets: Sequence[int]
     scored: int
+    document: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,15 @@ class Score:
         bytes: UTF-8 bytes of the documents.
         documents: number of documents.
         tokens: number of scored tokens.
+        document_nats, document_bytes: the same of each document, in their order, for figures with an error.
     """
 
     nats: float
     bytes: int
     documents: int
     tokens: int
+    document_nats: tuple[float, ...] = ()
+    document_bytes: tuple[int, ...] = ()
 
     @property
     def bits_per_byte(self) -> float:
@@ -61,8 +66,8 @@ class Score:
         return self.nats / (math.log(2) * self.bytes)
 
 
-def windows(ids: Sequence[int], prefix: int, max_length: int) -> Iterator[Window]:
-    """Rolling windows over the tokens of one document.
+def windows(ids: Sequence[int], prefix: int, max_length: int, document: int = 0) -> Iterator[Window]:
+    """Rolling windows over the tokens of one document, which has the number ``document``.
 
     >>> for window in windows([1, 2, 3, 4, 5], prefix=0, max_length=3):
     ...     print(window.ids, window.targets, window.scored)
@@ -72,12 +77,12 @@ def windows(ids: Sequence[int], prefix: int, max_length: int) -> Iterator[Window
     stream = [prefix, *ids]
     first = min(max_length, len(ids))
     if first:
-        yield Window(stream[:first], stream[1 : first + 1], first)
+        yield Window(stream[:first], stream[1 : first + 1], first, document)
     done = first
     while done < len(ids):
         scored = min(max_length, len(ids) - done)
         end = done + scored
-        yield Window(stream[end - max_length : end], stream[end - max_length + 1 : end + 1], scored)
+        yield Window(stream[end - max_length : end], stream[end - max_length + 1 : end + 1], scored, document)
         done = end
 
 
@@ -89,7 +94,7 @@ def score(
     prefix: int,
     max_length: int,
     batch_size: int = 16,
-    on_batch: Callable[[Tensor, int], None] | None = None,
+    on_batch: Callable[[Tensor, Sequence[int]], None] | None = None,
 ) -> Score:
     """Total loss of ``model`` on ``documents``.
 
@@ -100,28 +105,33 @@ def score(
         prefix: token put before each document.
         max_length: tokens a window.
         batch_size: windows at a time.
-        on_batch: called with the mask ``[batch, tokens]`` of real tokens and the number of windows, before each batch.
+        on_batch: called before each batch with the mask ``[batch, tokens]`` of real tokens, and for each window the
+            number of its document, of those that are not empty.
 
     Raises:
         InvalidOption: there is no text.
     """
     texts = [text for text in documents if text]
-    size = sum(len(text.encode()) for text in texts)
-    if not size:
+    sizes = tuple(len(text.encode()) for text in texts)
+    if not sizes:
         raise InvalidOption("an empty set of documents", why="bits per byte divides by their bytes", mend="Give text.")
     encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    pieces = [window for ids in encoded for window in windows(ids, prefix, max_length)]
+    pieces = [window for n, ids in enumerate(encoded) for window in windows(ids, prefix, max_length, n)]
     # windows of like length together, so that little is padded; the order is fixed by the input
     pieces.sort(key=lambda window: len(window.ids))
-    nats, tokens = 0.0, 0
+    nats = [0.0] * len(texts)
     for start in range(0, len(pieces), batch_size):
         batch = pieces[start : start + batch_size]
-        nats += _batch_loss(model, batch, on_batch)
-        tokens += sum(window.scored for window in batch)
-    return Score(nats, size, len(texts), tokens)
+        for window, loss in zip(batch, _batch_losses(model, batch, on_batch), strict=True):
+            nats[window.document] += loss
+    tokens = sum(window.scored for window in pieces)
+    return Score(math.fsum(nats), sum(sizes), len(texts), tokens, tuple(nats), sizes)
 
 
-def _batch_loss(model: Any, batch: Sequence[Window], on_batch: Callable[[Tensor, int], None] | None) -> float:
+def _batch_losses(
+    model: Any, batch: Sequence[Window], on_batch: Callable[[Tensor, Sequence[int]], None] | None
+) -> list[float]:
+    """The loss of each window, in nats."""
     longest = max(len(window.ids) for window in batch)
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
     targets = torch.zeros_like(ids)
@@ -134,7 +144,7 @@ def _batch_loss(model: Any, batch: Sequence[Window], on_batch: Callable[[Tensor,
         mask[row, :length] = 1
         counted[row, length - window.scored : length] = True
     if on_batch is not None:
-        on_batch(mask, len(batch))
+        on_batch(mask, [window.document for window in batch])
     device = next(model.parameters()).device
     with torch.no_grad():
         padded = bool((mask == 0).any())
@@ -142,4 +152,4 @@ def _batch_loss(model: Any, batch: Sequence[Window], on_batch: Callable[[Tensor,
             input_ids=ids.to(device), attention_mask=mask.to(device) if padded else None, use_cache=False
         ).logits
         chosen = logits.float().log_softmax(-1).gather(-1, targets.to(device)[..., None]).squeeze(-1)
-        return -float(chosen[counted.to(device)].double().sum())
+        return (-chosen.cpu().double().where(counted, 0.0).sum(dim=1)).tolist()  # type: ignore[no-any-return]

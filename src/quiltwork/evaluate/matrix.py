@@ -17,6 +17,7 @@ import torch
 from quiltwork.composite import Composite
 from quiltwork.errors import InvalidOption
 from quiltwork.evaluate.bits_per_byte import score
+from quiltwork.evaluate.routing import measures, routing
 from quiltwork.evaluate.scores import Cell, Routing, Row, Sample, Scores, Token
 from quiltwork.evaluate.trace import Trace, token_texts
 
@@ -113,10 +114,15 @@ def run(
                 batch_size=held_out.batch_size,
                 on_batch=trace.begin_batch,
             )
-            cells[domain] = Cell(value=result.bits_per_byte, amount=result.bytes, items=result.documents)
-            shares = trace.shares()
-            if shares and slots:
-                findings.routing[domain] = Routing(slots=tuple(slots), layers=shares)
+            tallies = trace.tallies()
+            if tallies and slots:
+                findings.routing[domain] = routing(slots, tallies)
+            cells[domain] = Cell(
+                value=result.bits_per_byte,
+                amount=result.bytes,
+                items=result.documents,
+                extra=measures(findings.routing[domain], domain) if domain in findings.routing else {},
+            )
         seconds = time.monotonic() - began
         active = trace.active_parameters()
         if sample_tokens and slots:
@@ -145,7 +151,7 @@ def _sample(
     """The first tokens of a document, each with the slot that had the largest weight in predicting it."""
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:length]
     put_in = torch.tensor([[prefix, *ids[:-1]]], device=next(model.parameters()).device)
-    trace.begin_batch(torch.ones(1, put_in.shape[1], dtype=torch.long), 1)
+    trace.begin_batch(torch.ones(1, put_in.shape[1], dtype=torch.long), [0])
     with torch.no_grad():
         model(input_ids=put_in, use_cache=False)
     weights = torch.stack(trace.weights).mean(dim=0)[0]

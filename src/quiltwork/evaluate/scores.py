@@ -96,19 +96,42 @@ class Row(_Record):
     extra: Table[Finite] = {}
 
 
+class Span(_Record):
+    """Who answered the tokens with at least ``start`` others before them, up to the next span's start.
+
+    Attributes:
+        start: how many tokens the router had read at least.
+        tokens: how many tokens were answered.
+        shares: the mean weight of each slot, over tokens and layers.
+        firsts: the share of tokens in which a slot has the largest weight, as a mean over layers; equals share.
+    """
+
+    start: Size
+    tokens: Annotated[int, Field(ge=1, le=2**63 - 1)]
+    shares: Annotated[tuple[Number, ...], Field(max_length=MAX_NAMES)]
+    firsts: Annotated[tuple[Number, ...], Field(max_length=MAX_NAMES)]
+
+
 class Routing(_Record):
-    """Who answered: ``layers[i][j]`` is the share of ``slots[j]`` in layer i; a layer sums to at most one."""
+    """Who answered: ``layers[i][j]`` is the share of ``slots[j]`` in layer i; a layer sums to at most one.
+
+    ``spans`` says the same by position in the text, where that was counted.
+    """
 
     slots: Names
     layers: Annotated[tuple[tuple[Number, ...], ...], Field(max_length=MAX_NAMES)]
+    spans: Annotated[tuple[Span, ...], Field(max_length=16)] = ()
 
     @model_validator(mode="after")
     def _shares(self) -> Self:
-        for index, layer in enumerate(self.layers):
-            if len(layer) != len(self.slots):
-                raise ValueError(f"layer {index} has {len(layer)} shares for {len(self.slots)} slots")
-            if math.fsum(layer) > 1 + SHARE_TOLERANCE:
-                raise ValueError(f"the shares of layer {index} sum to {math.fsum(layer):.4f}, more than one")
+        named = [(f"layer {index}", layer) for index, layer in enumerate(self.layers)]
+        for span in self.spans:
+            named += [(f"the span from {span.start}", span.shares), (f"the span from {span.start}", span.firsts)]
+        for label, shares in named:
+            if len(shares) != len(self.slots):
+                raise ValueError(f"{label} has {len(shares)} shares for {len(self.slots)} slots")
+            if math.fsum(shares) > 1 + SHARE_TOLERANCE:
+                raise ValueError(f"the shares of {label} sum to {math.fsum(shares):.4f}, more than one")
         return self
 
     def mean(self) -> dict[str, float]:

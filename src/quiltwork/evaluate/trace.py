@@ -4,16 +4,21 @@ Hooks on routers record their weights; hooks on experts and members count the to
 routing share and the active parameters are observed, not derived from settings:
 
     active = parameters outside experts + sum over experts of parameters * tokens processed / tokens put in
+
+Routers are this package's own and those of transformers' mixtures (the portable layouts), whose top-k weights are put
+back in their places. The experts of the latter are one tensor, so their tokens cannot be counted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from quiltwork.evaluate.routing import Tally
 from quiltwork.models.bank import ExpertBank, RowRouter
 
 if TYPE_CHECKING:
@@ -29,7 +34,22 @@ def routers(model: nn.Module) -> list[nn.Module]:
     from quiltwork.models.evidence_router import EvidenceRouter
     from quiltwork.models.native.ensemble import MemberWeights
 
-    return [m for m in model.modules() if isinstance(m, RowRouter | EvidenceRouter | MemberWeights)]
+    own = (RowRouter, EvidenceRouter, MemberWeights)
+    return [m for m in model.modules() if isinstance(m, own) or _is_portable(m)]
+
+
+def _is_portable(module: nn.Module) -> bool:
+    """Whether a module is the router of one of transformers' mixtures."""
+    kind = type(module)
+    return kind.__module__.startswith("transformers.models.") and kind.__name__.endswith("TopKRouter")
+
+
+def _weights(router: nn.Module, output: Any) -> Tensor:
+    """What a router decided, ``[..., slots]``."""
+    if not _is_portable(router):
+        return output[0] if isinstance(output, tuple) else output  # type: ignore[no-any-return]
+    logits, top, index = output
+    return torch.zeros_like(logits, dtype=top.dtype).scatter(-1, index, top)
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: list[int], *, skip_special: bool = False) -> list[str]:
@@ -65,8 +85,8 @@ class Trace:
         self._tokens = [0.0] * len(self._units)
         self._put_in = 0
         self._mask: Tensor | None = None
-        self._shares: list[Tensor] = []
-        self._real = 0
+        self._tallies: list[Tally] = []
+        self._documents: Sequence[int] = ()
         self._fixed = _parameters(model) - sum(_parameters(unit) for unit in self._units)
         self._hooks: list[Any] = []
 
@@ -86,32 +106,31 @@ class Trace:
         for hook in self._hooks:
             hook.remove()
 
-    def begin_batch(self, mask: Tensor, _: int) -> None:
-        """Announce a batch: ``mask`` ``[batch, tokens]`` is one where a token is real."""
-        self._mask = mask
+    def begin_batch(self, mask: Tensor, documents: Sequence[int]) -> None:
+        """Announce a batch: ``mask`` ``[batch, tokens]`` is one where a token is real; padding stands on the right.
+
+        ``documents`` has for each row the number of the document that it is a piece of.
+        """
+        self._mask, self._documents = mask, documents
         self._put_in += mask.numel()
-        self._real += int(mask.sum())
         self.weights = [torch.empty(0)] * len(self._routers)
 
-    def _routed(self, number: int, output: Tensor | tuple[Tensor, Tensor]) -> None:
-        weights = (output[0] if isinstance(output, tuple) else output).detach().float().cpu()
+    def _routed(self, number: int, output: Any) -> None:
+        weights = _weights(self._routers[number], output).detach().float().cpu()
         assert self._mask is not None
         weights = weights.reshape(*self._mask.shape, -1)
         self.weights[number] = weights
-        share = (weights * self._mask.unsqueeze(-1)).double().sum(dim=(0, 1))
-        if number == len(self._shares):
-            self._shares.append(share)
-        else:
-            self._shares[number] = self._shares[number] + share
+        while number >= len(self._tallies):
+            self._tallies.append(Tally(weights.shape[-1]))
+        self._tallies[number].add(weights.double().numpy(), self._mask.bool().numpy(), self._documents)
 
     def _count(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids")
         self._tokens[number] += ids.numel() if ids is not None else args[0].shape[:-1].numel()
 
-    def shares(self) -> tuple[tuple[float, ...], ...]:
-        """Mean weight of each slot, a row a router, over all real tokens so far; restarts the count."""
-        result = tuple(tuple((share / max(self._real, 1)).tolist()) for share in self._shares)
-        self._shares, self._real = [], 0
+    def tallies(self) -> list[Tally]:
+        """What each router decided since the last call."""
+        result, self._tallies = self._tallies, []
         return result
 
     def active_parameters(self) -> float:
