@@ -2,7 +2,7 @@
 
 Three kinds, after what is composed:
 
-* ``Blend``: weights. One dense model, base + sum_i w_i delta_i.
+* ``Blend``: weights. One dense model, base + sum_i w_i delta_i, or another rule over the differences.
 * ``Experts``: layers. One body, each party's feed-forward tensors, a router.
 * ``Members``: outputs. The base and each party's whole model, and the rule that mixes their predictions.
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from torch import Tensor
 from quiltwork.errors import ExportError, InvalidOption
 from quiltwork.models.checkpoint import ROUTER, SHARED, Checkpoint, party_shard, portable_config
 from quiltwork.models.families import Family, Role, family_of
+from quiltwork.models.merging import Change, Elementwise, Linear
 from quiltwork.models.routers import Evidence, Rows
 from quiltwork.models.slots import BASE_SLOT, slot_key, slot_keys
 from quiltwork.models.sources import Source, Sources
@@ -65,19 +66,32 @@ def add_deltas(base: Source, deltas: list[tuple[float, Source]]) -> Source:
     return Source(base.dtype, base.shape, load)
 
 
+def merge_deltas(rule: Elementwise, name: str, base: Source, deltas: list[tuple[str, float, Source]]) -> Source:
+    """base + rule(differences of (party, weight)), in float64, rounded once to the base's dtype."""
+
+    def load() -> Tensor:
+        changes = [Change(party, weight, delta.load().double()) for party, weight, delta in deltas]
+        start = base.load()
+        return (start.double() + rule.merge(name, changes)).to(start.dtype)
+
+    return Source(base.dtype, base.shape, load)
+
+
 @dataclass(frozen=True)
 class Blend:
-    """One dense model: base + sum_i w_i delta_i with weights that sum to one.
+    """One dense model: the base and what a rule makes of the parties' differences.
 
     Attributes:
         body: the base.
         deltas: each party's difference from the base, by tensor.
-        weights: each party's share before normalisation.
+        weights: each party's weight, as the rule reads it.
+        rule: how differences become one; the weighted mean unless stated.
     """
 
     body: DenseBody
     deltas: Mapping[str, Sources]
     weights: Mapping[str, float]
+    rule: Linear | Elementwise = Linear()  # noqa: RUF009 - frozen
 
     @property
     def parties(self) -> tuple[str, ...]:
@@ -94,12 +108,15 @@ class Blend:
 
     def checkpoint(self, layout: Layout) -> Checkpoint:  # noqa: ARG002 - a dense model is portable as it is
         """A checkpoint of the base's own architecture."""
-        total = sum(self.weights[p] for p in self.parties)
-        tensors = {
-            name: add_deltas(source, [(self.weights[p] / total, self.deltas[p][name]) for p in self.parties])
-            for name, source in self.body.tensors.items()
-        }
+        tensors = {name: self._merged(name, source) for name, source in self.body.tensors.items()}
         return Checkpoint(self.body.config, {"model.safetensors": tensors})
+
+    def _merged(self, name: str, source: Source) -> Source:
+        if isinstance(self.rule, Linear):
+            share = self.rule.coefficients(self.weights)
+            return add_deltas(source, [(share[p], self.deltas[p][name]) for p in self.parties])
+        deltas = [(p, self.weights[p], self.deltas[p][name]) for p in self.parties]
+        return merge_deltas(self.rule, name, source, deltas)
 
 
 @dataclass(frozen=True)
@@ -263,7 +280,21 @@ class Members:
         return Checkpoint(config, shards)
 
 
-Assembly = Blend | Experts | Members
+class Assembly(Protocol):
+    """What a composed model is made of, every party's share apart."""
+
+    @property
+    def parties(self) -> tuple[str, ...]:
+        """The parties, sorted."""
+        ...
+
+    def without(self, party: str) -> Assembly:
+        """The same of the other parties."""
+        ...
+
+    def checkpoint(self, layout: Layout) -> Checkpoint:
+        """Config and tensors by shard; refuses a layout that cannot hold the model."""
+        ...
 
 
 def native_config(
