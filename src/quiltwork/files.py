@@ -7,12 +7,14 @@ interrupts the writer (an exception, a full disk, Ctrl-C) removes the temporary 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from quiltwork.errors import StorageError
@@ -30,6 +32,26 @@ _REASONS = {
     errno.ENOTDIR: ("a part of the path is not a directory", "Choose another target."),
     errno.EFBIG: ("the file system does not take a file of this size", "Choose another target."),
 }
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file as it was written: its size, and ``sha256:`` with the SHA-256 of all its bytes in hexadecimal."""
+
+    bytes: int
+    digest: str
+
+    @classmethod
+    def of(cls, data: bytes) -> FileRecord:
+        """The record of a file that holds ``data``."""
+        return cls(len(data), "sha256:" + hashlib.sha256(data).hexdigest())
+
+
+def record_of(path: Path) -> FileRecord:
+    """The record of a file as it is now; reads all of it. Errors are the operating system's."""
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256")
+        return FileRecord(file.tell(), "sha256:" + found.hexdigest())
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
