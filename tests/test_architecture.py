@@ -32,6 +32,7 @@ ORDER = (
     ("evidence",),
     ("privacy", "sharing"),
     ("datasets",),
+    ("streaming",),
     ("files", "progress"),
     ("errors",),
 )

@@ -114,7 +114,7 @@ def test_ffn_tensors_are_those_that_the_manifest_requires(tiny_base: Bases, fami
     base = tiny_base(family)
     tensors, required = scope.tensors(prepared(base, scope), base), scope.method(base).required_tensors()
     assert {name: tuple(t.shape) for name, t in tensors.items()} == {n: need.shape for n, need in required.items()}
-    assert {t.dtype for t in tensors.values()} == {base.dtype} == {torch.float32}
+    assert {t.dtype for t in tensors.values()} == {base.torch_dtype} == {torch.float32}
     assert all(t.is_contiguous() and not t.requires_grad for t in tensors.values())
     declared = scope.method(base)
     assert (declared.top_k, declared.anchor_share) == (scope.top_k, scope.anchor_share)
@@ -135,7 +135,7 @@ def test_differences_and_base_make_the_trained_model(tiny_base: Bases, family: s
     deltas = FullScope().tensors(model, base)
     assert set(deltas) == {f"full.{name}" for name in base.tensors}
     for name, source in base.tensors.items():
-        assert deltas[f"full.{name}"].dtype == base.dtype
+        assert deltas[f"full.{name}"].dtype == base.torch_dtype
         torch.testing.assert_close(source.load() + deltas[f"full.{name}"], model.state_dict()[name], rtol=0, atol=1e-7)
 
 
@@ -157,7 +157,7 @@ def test_an_untrained_full_model_differs_by_nothing(tiny_base: Bases) -> None:
 
 @pytest.mark.parametrize("scope", [FFNScope(bias=-0.1), FullScope()], ids=["ffn", "full"])
 def test_a_base_in_bfloat16_keeps_its_dtype(bf16_base: Base, scope: Scope) -> None:
-    assert bf16_base.dtype == torch.bfloat16
+    assert bf16_base.dtype == "BF16"
     model = trained(bf16_base, scope)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     tensors = scope.tensors(model, bf16_base)

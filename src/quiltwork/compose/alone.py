@@ -70,6 +70,4 @@ def _zero(item: Source) -> Source:
 
 def _difference(expert: Source, item: Source) -> Source:
     # float64, so that adding the base again gives the expert back exactly
-    import torch
-
-    return Source(torch.float64, item.shape, lambda: expert.load().double() - item.load().double())
+    return Source("F64", item.shape, lambda: expert.load().double() - item.load().double())

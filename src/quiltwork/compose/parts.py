@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import TensorMismatch
 from quiltwork.models.assembly import DenseBody
@@ -11,8 +9,8 @@ from quiltwork.models.base import Base
 from quiltwork.models.checkpoint import portable_config
 from quiltwork.models.families import ROLES, Role
 from quiltwork.models.sources import Source
-
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+from quiltwork.streaming.layout import ITEM_BYTES
+from quiltwork.streaming.place import ELEMENTS
 
 
 def body(base: Base) -> DenseBody:
@@ -23,7 +21,12 @@ def body(base: Base) -> DenseBody:
 def source(contribution: Contribution, name: str) -> Source:
     """One tensor of a contribution, verified when it is loaded."""
     entry = next(f.tensors[name] for f in contribution.manifest.payload.values() if name in f.tensors)
-    return Source(_DTYPES[entry.dtype], entry.shape, lambda: contribution.tensor(name))
+    return Source(
+        entry.dtype,
+        entry.shape,
+        lambda: contribution.tensor(name),
+        stream=lambda: contribution.pieces(name, ELEMENTS * ITEM_BYTES[entry.dtype]),
+    )
 
 
 def full_deltas(contribution: Contribution, base: Base) -> dict[str, Source]:

@@ -106,7 +106,7 @@ class Composite:
         checkpoint = self.assembly.checkpoint("native")
         config = AutoConfig.for_model(**dict(checkpoint.config))
         # built in its dtype, not converted to it: conversion would round rotary frequencies and evidence too
-        model = AutoModelForCausalLM.from_config(config, dtype=next(iter(checkpoint.tensors().values())).dtype)
+        model = AutoModelForCausalLM.from_config(config, dtype=next(iter(checkpoint.tensors().values())).torch_dtype)
         tensors = {name: source.load() for name, source in checkpoint.tensors().items()}
         missing, unexpected = model.load_state_dict(tensors, strict=False)
         tied = set(getattr(model, "all_tied_weights_keys", None) or {})

@@ -21,55 +21,18 @@ Span(dtype='F32', shape=(2,), begin=8, end=16)
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import cast
 
 from quiltwork.contribution.canonical import decode, shown
 from quiltwork.errors import MalformedContribution
+from quiltwork.streaming.layout import ITEM_BYTES, Dtype, Span, build, data_bytes, layout
+
+__all__ = ["ITEM_BYTES", "MAX_BYTES", "MAX_RANK", "Span", "build", "data_bytes", "layout", "length", "parse"]
 
 MAX_BYTES = 16 * 2**20
 MAX_RANK = 8
 _MOST_VALUES = 2**18
-ITEM_BYTES: Mapping[str, int] = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
-_ORDER = {dtype: place for place, dtype in enumerate(ITEM_BYTES)}
-
-
-class Span(NamedTuple):
-    """One tensor of a file: dtype, shape, and the bytes [begin, end) of the data that hold it."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-
-def data_bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    """Size of a tensor in bytes."""
-    return math.prod(shape) * ITEM_BYTES[dtype]
-
-
-def layout(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, Span]:
-    """Place the tensors, given as ``{name: (dtype, shape)}``, in the order in which they lie in the file."""
-    spans: dict[str, Span] = {}
-    begin = 0
-    for name in sorted(tensors, key=lambda name: (_ORDER[tensors[name][0]], name)):
-        dtype, shape = tensors[name]
-        end = begin + data_bytes(dtype, shape)
-        spans[name] = Span(dtype, tuple(shape), begin, end)
-        begin = end
-    return spans
-
-
-def build(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
-    """The bytes before the data: length, JSON, spaces up to a multiple of 8."""
-    fields: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    for name, span in layout(tensors).items():
-        fields[name] = {"dtype": span.dtype, "shape": span.shape, "data_offsets": (span.begin, span.end)}
-    text = json.dumps(fields, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
 
 
 def length(first: bytes, size: int, where: str) -> int:
@@ -128,8 +91,8 @@ def _span(name: str, entry: object, where: str) -> Span:
         raise _refusal(what, f"shape must be at most {MAX_RANK} positive integers")
     if not _counts(offsets, at_least=0) or len(offsets) != 2:
         raise _refusal(what, "data_offsets must be two integers from zero up")
-    span = Span(dtype, tuple(shape), *offsets)
-    if span.end - span.begin != data_bytes(dtype, span.shape):
+    span = Span(cast("Dtype", dtype), tuple(shape), *offsets)
+    if span.end - span.begin != data_bytes(span.dtype, span.shape):
         raise _refusal(what, f"data_offsets {offsets} do not fit shape {shape} of {dtype}")
     return span
 

@@ -31,7 +31,7 @@ class PayloadFile(Record):
     digest: Digest
     tensors: Annotated[dict[TensorName, TensorEntry], Field(min_length=1, max_length=10_000)]
 
-    def types(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+    def types(self) -> dict[str, tuple[Dtype, tuple[int, ...]]]:
         """``{name: (dtype, shape)}``, what the safetensors header is made of."""
         return {name: (entry.dtype, entry.shape) for name, entry in self.tensors.items()}
 

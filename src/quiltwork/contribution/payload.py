@@ -25,7 +25,7 @@ import numpy as np
 
 from quiltwork.contribution import header
 from quiltwork.contribution.canonical import shown
-from quiltwork.contribution.kinds import Requirement
+from quiltwork.contribution.kinds import Dtype, Requirement
 from quiltwork.contribution.manifest import REWRITE
 from quiltwork.contribution.manifest_fields import PayloadFile, TensorEntry
 from quiltwork.errors import AlteredContribution, MalformedContribution
@@ -43,10 +43,17 @@ _EXPONENTS: Mapping[str, tuple[str, int]] = {
     "BF16": ("<u2", 0x7F80),
     "F16": ("<u2", 0x7C00),
 }
+_NUMPY_NAMES: Mapping[str, Dtype] = {"float64": "F64", "float32": "F32", "float16": "F16"}
+_TORCH_NAMES: Mapping[str, Dtype] = {
+    "torch.float64": "F64",
+    "torch.float32": "F32",
+    "torch.bfloat16": "BF16",
+    "torch.float16": "F16",
+}
 _VALUES: Mapping[str, str] = {"F64": "<f8", "F32": "<f4"}
 
 
-def type_of(name: str, array: Array) -> tuple[str, tuple[int, ...]]:
+def type_of(name: str, array: Array) -> tuple[Dtype, tuple[int, ...]]:
     """Dtype and shape of a tensor that is about to leave, as the format spells them.
 
     Raises:
@@ -54,7 +61,7 @@ def type_of(name: str, array: Array) -> tuple[str, tuple[int, ...]]:
     """
     what = f"tensor {shown(name)}"
     if isinstance(array, np.ndarray):
-        dtype = {"float64": "F64", "float32": "F32", "float16": "F16"}.get(array.dtype.name)
+        dtype = _NUMPY_NAMES.get(array.dtype.name)
     else:
         dtype = _torch_dtype(what, array)
     if dtype is None:
@@ -73,15 +80,14 @@ def type_of(name: str, array: Array) -> tuple[str, tuple[int, ...]]:
     return dtype, shape
 
 
-def _torch_dtype(what: str, array: object) -> str | None:
+def _torch_dtype(what: str, array: object) -> Dtype | None:
     import torch
 
     if not isinstance(array, torch.Tensor) or array.layout != torch.strided or array.is_meta:
         raise MalformedContribution(
             what, why="it is not a dense tensor with data", mend="Give torch tensors or numpy arrays."
         )
-    names = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-    return names.get(array.dtype)
+    return _TORCH_NAMES.get(str(array.dtype))
 
 
 def _raw(array: Array) -> memoryview:
@@ -229,14 +235,30 @@ def _verify_tensor(
         raise altered(what, f"it {problem}")
 
 
-def _chunks(file: BinaryIO, count: int, what: str) -> Iterator[bytes]:
+def _chunks(file: BinaryIO, count: int, what: str, size: int | None = None) -> Iterator[bytes]:
     """Exactly ``count`` bytes, in pieces that hold whole elements."""
-    for start in range(0, count, CHUNK):
-        due = min(CHUNK, count - start)
+    size = size or CHUNK
+    for start in range(0, count, size):
+        due = min(size, count - start)
         chunk = file.read(due)
         if len(chunk) != due:
             raise altered(what, "the file ends inside it")
         yield chunk
+
+
+def pieces(file: BinaryIO, offset: int, entry: TensorEntry, what: str, size: int) -> Iterator[bytes]:
+    """One tensor's bytes, ``size`` at a time; after the last of them the digest is compared.
+
+    Whoever walks to the end knows that the bytes were those declared, and must not let go of what was made of them
+    before. The arguments and errors are those of `load`.
+    """
+    digest = hashlib.sha256()
+    file.seek(offset)
+    for piece in _chunks(file, header.data_bytes(entry.dtype, entry.shape), what, size):
+        digest.update(piece)
+        yield piece
+    if f"sha256:{digest.hexdigest()}" != entry.digest:
+        raise altered(what, "its digest is not the declared one")
 
 
 def load(file: BinaryIO, offset: int, entry: TensorEntry, what: str) -> torch.Tensor:

@@ -7,6 +7,7 @@ was declared.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +17,14 @@ from quiltwork.contribution import header, payload
 from quiltwork.contribution.canonical import shown
 from quiltwork.contribution.declared import parts_of
 from quiltwork.contribution.directory import open_directory
+from quiltwork.contribution.kinds import provided
 from quiltwork.contribution.manifest import Manifest, canonical_bytes
+from quiltwork.contribution.manifest_fields import TensorEntry
 from quiltwork.errors import MissingPart
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import Buffer
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,15 @@ class Contribution:
 
     @property
     def parts(self) -> frozenset[str]:
-        """What it holds: ``ffn``, ``full``, ``tokens``, ``bigrams``, ``moments``; over a table ``mixture``,
-        ``covariates``, ``precision``, ``likelihoods``; about networks ``module``, ``inputs``, ``classes``, ``outputs``,
-        ``pair``, ``stitches``."""
+        """What it holds: ``ffn``, ``lowrank``, ``full``, ``lora``, ``tokens``, ``bigrams``, ``moments``; over a table
+        ``mixture``, ``covariates``, ``precision``, ``likelihoods``; about networks ``module``, ``inputs``, ``classes``,
+        ``outputs``, ``pair``, ``stitches``."""
         return frozenset(part.name for part in parts_of(self.manifest))
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """What methods may ask of it: its parts, and what they can be turned into (`kinds.provided`)."""
+        return provided(self.parts)
 
     @cached_property
     def bytes(self) -> int:
@@ -93,6 +102,21 @@ class Contribution:
             AlteredContribution: its bytes are not those that were checked.
             MalformedContribution: the file cannot be opened any more.
         """
+        file, offset, entry = self._entry(name)
+        with open_directory(self.path) as directory, directory.open(file) as (handle, _):
+            return payload.load(handle, offset, entry, f"tensor '{name}' of party '{self.party}'")
+
+    def pieces(self, name: str, size: int) -> Iterator[Buffer]:
+        """One tensor's little-endian bytes, ``size`` bytes at a time, hashed again on the way.
+
+        The errors of `tensor`; a digest that is not the declared one shows only after the last piece.
+        """
+        file, offset, entry = self._entry(name)
+        with open_directory(self.path) as directory, directory.open(file) as (handle, _):
+            yield from payload.pieces(handle, offset, entry, f"tensor '{name}' of party '{self.party}'", size)
+
+    def _entry(self, name: str) -> tuple[str, int, TensorEntry]:
+        """A tensor's file, where it starts there, and its declaration."""
         if name not in self._places:
             raise MissingPart(
                 f"tensor {shown(name)}",
@@ -100,6 +124,4 @@ class Contribution:
                 mend=f"It holds {', '.join(sorted(self.parts))}; choose among its tensor_names().",
             )
         file, offset = self._places[name]
-        entry = self.manifest.payload[file].tensors[name]
-        with open_directory(self.path) as directory, directory.open(file) as (handle, _):
-            return payload.load(handle, offset, entry, f"tensor '{name}' of party '{self.party}'")
+        return file, offset, self.manifest.payload[file].tensors[name]

@@ -14,10 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from quiltwork.errors import ExportError, InvalidOption
 from quiltwork.models.checkpoint import ROUTER, SHARED, Checkpoint, party_shard, portable_config
@@ -25,7 +22,11 @@ from quiltwork.models.families import Family, Role, family_of
 from quiltwork.models.merging import Change, Elementwise, Linear
 from quiltwork.models.routers import Evidence, Rows
 from quiltwork.models.slots import BASE_SLOT, slot_key, slot_keys
-from quiltwork.models.sources import Source, Sources
+from quiltwork.models.sources import TORCH_NAMES, Source, Sources
+from quiltwork.streaming.layout import Dtype
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Layout = Literal["portable", "native"]
 FFN = Mapping[tuple[int, Role], Source]
@@ -49,7 +50,7 @@ class DenseBody:
         return family_of(self.config)
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> Dtype:
         """Type of the weights."""
         return next(iter(self.tensors.values())).dtype
 
@@ -61,7 +62,7 @@ def add_deltas(base: Source, deltas: list[tuple[float, Source]]) -> Source:
         total = base.load().double()
         for weight, delta in deltas:
             total += weight * delta.load().double()
-        return total.to(base.dtype)
+        return total.to(base.torch_dtype)
 
     return Source(base.dtype, base.shape, load)
 
@@ -156,6 +157,16 @@ class Experts:
         ffn = {family.ffn_name(n, r) for n in layers for r in family.moe.roles}
         return {prefix + name: source for name, source in self.body.tensors.items() if name not in ffn}
 
+    def _idle(self) -> dict[str, Source]:
+        """The tensors without effect that the public format's class asks for."""
+        layers, hidden = range(int(self.body.config["num_hidden_layers"])), int(self.body.config["hidden_size"])
+        shapes = [self.body.family.moe.idle_shapes(layer, hidden) for layer in layers]
+        return {
+            name: Source.zeros(self.body.dtype, shape)
+            for table in shapes
+            for name, shape in table.items()
+        }
+
     def checkpoint(self, layout: Layout) -> Checkpoint:
         """The checkpoint in the family's public mixture format, or in quiltwork's own.
 
@@ -181,7 +192,7 @@ class Experts:
                 why="the format holds one row an expert and layer, and this router is a state over the prefix",
                 mend="Export native, or compose with learned_rows (LearnedRows), the nearest router the format holds.",
             )
-        if router.offsets:
+        if not router.plain:
             raise ExportError(
                 f"a router with biases or unequal weights in a {moe.model_type} checkpoint",
                 why="the format holds rows only",
@@ -197,6 +208,7 @@ class Experts:
                     for (layer, role), source in ffn.items()
                 }
             )
+        shards[SHARED].update(self._idle())
         shards[ROUTER] = {
             moe.router.format(layer=layer): router.stacked(self.parties, layer)
             for layer in range(int(self.body.config["num_hidden_layers"]))
@@ -301,7 +313,7 @@ def native_config(
     model_type: str, architecture: str, body: DenseBody, parties: tuple[str, ...], router: Mapping[str, Any]
 ) -> dict[str, Any]:
     """config.json of a native checkpoint."""
-    name = str(body.dtype).removeprefix("torch.")
+    name = TORCH_NAMES[body.dtype]
     return {
         "model_type": model_type,
         "architectures": [architecture],

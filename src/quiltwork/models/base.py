@@ -18,13 +18,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from quiltwork.errors import CheckpointError
 from quiltwork.models.families import ROLES, Family, Role, family_of
-from quiltwork.models.sources import Source, Sources, open_file
+from quiltwork.models.sources import Source, Sources, open_file, torch_dtype
+from quiltwork.streaming.layout import Dtype
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _IDENTITY = (
@@ -60,10 +60,12 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
-def tensor_digest(tensor: torch.Tensor) -> str:
-    """SHA-256 of a tensor's elements in C order, little-endian."""
-    flat = tensor.detach().contiguous().cpu().reshape(-1)
-    return sha256(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+def tensor_digest(source: Source) -> str:
+    """SHA-256 of a tensor's elements in C order, little-endian; in constant memory."""
+    digest = hashlib.sha256()
+    for piece in source.pieces():
+        digest.update(piece)
+    return "sha256:" + digest.hexdigest()
 
 
 def rope(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,9 +133,14 @@ class Base:
         return int(self.config["vocab_size"])
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Type of the weights."""
+    def dtype(self) -> Dtype:
+        """Type of the weights, as safetensors spells it."""
         return next(iter(self.tensors.values())).dtype
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Type of the weights, as torch has it."""
+        return torch_dtype(self.dtype)
 
     def ffn(self) -> dict[tuple[int, Role], Source]:
         """The feed-forward tensors by layer and role."""
@@ -150,9 +157,10 @@ class Base:
         """The digest that names the base (see the module's docstring); reads every tensor once."""
         identity = {
             "family": self.family.name,
-            "config": {field: self.config.get(field) for field in _IDENTITY} | {"rope": rope(self.config)},
+            "config": {field: self.config.get(field) for field in (*_IDENTITY, *self.family.identity)}
+            | {"rope": rope(self.config)},
             "tokenizer": self.tokenizer_digest,
-            "tensors": {name: tensor_digest(source.load()) for name, source in self.tensors.items()},
+            "tensors": {name: tensor_digest(source) for name, source in self.tensors.items()},
         }
         return sha256(canonical(identity))
 
@@ -174,7 +182,7 @@ class Base:
         """The model in evaluation mode, from local files only."""
         from transformers import AutoModelForCausalLM
 
-        model = AutoModelForCausalLM.from_pretrained(str(self.path), local_files_only=True, dtype=self.dtype)
+        model = AutoModelForCausalLM.from_pretrained(str(self.path), local_files_only=True, dtype=self.torch_dtype)
         return model.eval()  # type: ignore[no-any-return]
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from quiltwork.models.base import Base, read_json, rope
-from quiltwork.models.sources import Sources
+from quiltwork.models.sources import TORCH_NAMES, Sources
+from quiltwork.streaming.layout import Dtype
 
 SHARED = "shared.safetensors"
 ROUTER = "router.safetensors"
@@ -27,10 +26,10 @@ def party_shard(party: str) -> str:
     return f"expert-{party}.safetensors"
 
 
-def portable_config(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def portable_config(config: Mapping[str, Any], dtype: Dtype) -> dict[str, Any]:
     """``config`` with every field that changed its name between transformers 4.57 and 5 written both ways."""
     settings = rope(config)
-    name = str(dtype).removeprefix("torch.")
+    name = TORCH_NAMES[dtype]
     result = {k: v for k, v in config.items() if k not in {"_name_or_path", "rope_scaling", "transformers_version"}}
     result |= {
         "rope_theta": settings["rope_theta"],

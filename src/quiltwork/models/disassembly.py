@@ -15,7 +15,7 @@ from quiltwork.errors import CheckpointError, ExportError
 from quiltwork.models.assembly import FFN, DenseBody, Experts, Members
 from quiltwork.models.base import open_tensors, read_json
 from quiltwork.models.families import FAMILIES, Family, Role
-from quiltwork.models.routers import Evidence, Rows
+from quiltwork.models.routers import EVIDENCE_SETTINGS, Evidence, Rows
 from quiltwork.models.slots import BASE_SLOT, slot_key, slot_keys
 from quiltwork.models.sources import Source, Sources
 
@@ -58,10 +58,6 @@ def disassemble(path: Path, parties: tuple[str, ...]) -> Experts | Members:
     )
 
 
-def _element(source: Source, index: int) -> Source:
-    return Source(source.dtype, source.shape[1:], lambda: source.load()[index].clone())
-
-
 def _slots(
     template: str, roles: Mapping[Role, str], tensors: Sources, layers: int, slots: Iterable[int | str]
 ) -> list[dict[tuple[int, Role], Source]]:
@@ -89,12 +85,12 @@ def _portable_experts(family: Family, config: dict[str, Any], tensors: Sources, 
     if config[moe.count_field] != count:
         raise KeyError(f"{config[moe.count_field]} experts for {len(parties)} parties")
     slots = _slots(moe.expert, moe.roles, tensors, layers, range(count))
-    dense = moe.dense_config(config, family)
+    dense = moe.dense_config(config)
     top_k = config["num_experts_per_tok"]
     rows = [tensors[moe.router.format(layer=layer)] for layer in range(layers)]
     router = Rows(
-        rows={p: [_element(r, 1 + i) for r in rows] for i, p in enumerate(parties)},
-        biases={},
+        rows={p: [r.row(1 + i) for r in rows] for i, p in enumerate(parties)},
+        offsets={},
         top_k=None if top_k == count else top_k,
         renormalise=config.get("norm_topk_prob", True) or top_k == count,
         weights=dict.fromkeys(("", *parties), 1.0),
@@ -116,8 +112,8 @@ def _native_experts(config: dict[str, Any], tensors: Sources, parties: tuple[str
     else:
         rows = [tensors[_NATIVE_ROUTER.format(layer=layer)] for layer in range(layers)]
         router = Rows(
-            rows={p: [_element(r, 1 + i) for r in rows] for i, p in enumerate(parties)},
-            biases=_biases(tensors, parties, layers) if settings["bias"] else {},
+            rows={p: [r.row(1 + i) for r in rows] for i, p in enumerate(parties)},
+            offsets=_biases(tensors, parties, layers) if settings["bias"] else {},
             top_k=settings["top_k"],
             renormalise=settings["renormalise"],
             weights=weights,
@@ -128,10 +124,7 @@ def _native_experts(config: dict[str, Any], tensors: Sources, parties: tuple[str
 def _biases(tensors: Sources, parties: tuple[str, ...], layers: int) -> dict[str, list[Source]]:
     """Each party's bias by layer, ``[1]``."""
     stacked = [tensors[_NATIVE_ROUTER.format(layer=layer).replace("weight", "bias")] for layer in range(layers)]
-    return {
-        party: [Source(b.dtype, (1,), lambda b=b, i=i: b.load()[1 + i : 2 + i].clone()) for b in stacked]  # type: ignore[misc]
-        for i, party in enumerate(parties)
-    }
+    return {party: [b.row(1 + i).reshaped((1,)) for b in stacked] for i, party in enumerate(parties)}
 
 
 def _evidence(
@@ -139,11 +132,10 @@ def _evidence(
 ) -> Evidence:
     rows = tensors["evidence.rows"]
     public = int(settings["public"])
-    kept = ("features", "symbols", "separator", "floor", "temperature", "half_life", "top_k", "minimum_weight")
     return Evidence(
-        rows={p: _element(rows, public + i) for i, p in enumerate(parties)},
-        public=_element(rows, 0) if public else None,
-        settings={name: settings[name] for name in kept},
+        rows={p: rows.row(public + i) for i, p in enumerate(parties)},
+        public=rows.row(0) if public else None,
+        settings={name: settings[name] for name in EVIDENCE_SETTINGS},
         weights=weights,
     )
 

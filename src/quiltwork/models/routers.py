@@ -8,77 +8,89 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
-from torch import Tensor
+from quiltwork.models.sources import Source, stacked
 
-from quiltwork.models.sources import Source
+T = TypeVar("T")
+
+EVIDENCE_SETTINGS = (
+    "features",
+    "symbols",
+    "separator",
+    "floor",
+    "temperature",
+    "half_life",
+    "switching",
+    "bound",
+    "top_k",
+    "minimum_weight",
+)
+"""What an evidence router is told besides its rows; ``bound`` is in the rows already, and kept for who joins later."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A router of learned rows, one a party and layer; the base's own row is zero.
+    """A router of rows, one a party and layer.
+
+    The rows of the base's own experts come first: one row of zeros where the base is dense.
 
     Attributes:
         rows: ``[hidden]`` per party and layer.
-        biases: ``[1]`` per party and layer, already clamped to at most zero; empty for a router without.
+        offsets: ``[1]`` per party and layer, added to the logits; empty for a router without. Those that parties
+            learned are already clamped to at most zero.
         top_k: experts a token; None for all.
         renormalise: rescale the top-k weights to sum to one.
-        weights: slot weights, the base first; they enter as log-offsets of the logits.
+        weights: slot weights, the base under the empty name; they enter as log-offsets of the logits.
+        own: ``[experts, hidden]`` per layer, the rows of a base that is itself a mixture; None for a dense one.
     """
 
     rows: Mapping[str, list[Source]]
-    biases: Mapping[str, list[Source]]
+    offsets: Mapping[str, list[Source]]
     top_k: int | None
     renormalise: bool
     weights: Mapping[str, float]
+    own: list[Source] | None = None
 
     def without(self, party: str) -> Rows:
         """The rows of the other parties."""
         return replace(
-            self,
-            rows={p: r for p, r in self.rows.items() if p != party},
-            biases={p: b for p, b in self.biases.items() if p != party},
-            weights={p: w for p, w in self.weights.items() if p != party},
+            self, rows=less(self.rows, party), offsets=less(self.offsets, party), weights=less(self.weights, party)
         )
 
     @property
-    def offsets(self) -> bool:
-        """True if logits get anything besides the rows: then only the native format holds the router."""
-        return bool(self.biases) or len(set(self.weights.values())) > 1
+    def plain(self) -> bool:
+        """True if logits get nothing besides the rows: only such a router fits a public format."""
+        return not self.offsets and len(set(self.weights.values())) == 1
+
+    @property
+    def own_experts(self) -> int:
+        """How many experts the base has itself."""
+        return 1 if self.own is None else self.own[0].shape[0]
 
     def active(self, experts: int) -> int:
         """Experts that answer a token."""
         return min(self.top_k or experts, experts)
 
     def stacked(self, parties: tuple[str, ...], layer: int) -> Source:
-        """All rows of a layer ``[1 + parties, hidden]``, the base's zero row first."""
+        """All rows of a layer ``[own experts + parties, hidden]``, the base's first."""
         first = self.rows[parties[0]][layer]
+        own = [Source.zeros(first.dtype, first.shape)] if self.own is None else _rows_of(self.own[layer])
+        return stacked([*own, *(self.rows[p][layer] for p in parties)])
 
-        def load() -> Tensor:
-            rows = [self.rows[p][layer].load() for p in parties]
-            return torch.stack([torch.zeros_like(rows[0]), *rows])
-
-        return Source(first.dtype, (1 + len(parties), *first.shape), load)
-
-    def stacked_biases(self, parties: tuple[str, ...], layer: int) -> Source:
-        """All biases of a layer ``[1 + parties]``, none of them positive, the base's zero first."""
-        first = self.biases[parties[0]][layer]
-
-        def load() -> Tensor:
-            biases = [self.biases[p][layer].load().reshape(()).clamp(max=0) for p in parties]
-            return torch.stack([torch.zeros_like(biases[0]), *biases])
-
-        return Source(first.dtype, (1 + len(parties),), load)
+    def stacked_offsets(self, parties: tuple[str, ...], layer: int) -> Source:
+        """All offsets of a layer ``[own experts + parties]``; those of the base are zero."""
+        first = self.offsets[parties[0]][layer]
+        own = [Source.zeros(first.dtype, ())] * self.own_experts
+        return stacked([*own, *(self.offsets[p][layer].reshaped(()) for p in parties)])
 
     def config(self, parties: tuple[str, ...]) -> dict[str, Any]:
-        """The router's entry in config.json."""
+        """The router's entry in config.json; ``weights`` has one entry a slot."""
         return {
             "kind": "rows",
             "top_k": self.top_k,
             "renormalise": self.renormalise,
-            "bias": bool(self.biases),
+            "bias": bool(self.offsets),
             "weights": [self.weights[slot] for slot in ("", *parties)],
         }
 
@@ -88,8 +100,8 @@ class Rows:
         for layer in range(layers):
             name = f"body.model.layers.{layer}.mlp.router."
             table[name + "weight"] = self.stacked(parties, layer)
-            if self.biases:
-                table[name + "bias"] = self.stacked_biases(parties, layer)
+            if self.offsets:
+                table[name + "bias"] = self.stacked_offsets(parties, layer)
         return table
 
 
@@ -98,10 +110,9 @@ class Evidence:
     """The prefix-evidence router's rows and settings.
 
     Attributes:
-        rows: log-probability of each symbol (token or hashed bigram), float32 ``[symbols]``, per party.
+        rows: log-probability of each symbol (a token, or the cell of a hashed n-gram), float32 ``[symbols]``, per party.
         public: the same for the public text, or None.
-        settings: features, symbols, separator, floor, temperature, half_life, top_k, minimum_weight (see
-            ``EvidenceRouter``).
+        settings: ``EVIDENCE_SETTINGS`` by name (see ``EvidenceRouter``).
         weights: slot weights by party, the base under the empty name.
     """
 
@@ -112,11 +123,7 @@ class Evidence:
 
     def without(self, party: str) -> Evidence:
         """The evidence of the other parties."""
-        return replace(
-            self,
-            rows={p: r for p, r in self.rows.items() if p != party},
-            weights={p: w for p, w in self.weights.items() if p != party},
-        )
+        return replace(self, rows=less(self.rows, party), weights=less(self.weights, party))
 
     def config(self, parties: tuple[str, ...]) -> dict[str, Any]:
         """The router's entry in config.json."""
@@ -130,5 +137,13 @@ class Evidence:
     def tensors(self, parties: tuple[str, ...]) -> dict[str, Source]:
         """The one tensor ``evidence.rows`` ``[public + parties, symbols]``."""
         rows = ([self.public] if self.public else []) + [self.rows[p] for p in parties]
-        stacked = Source(torch.float32, (len(rows), *rows[0].shape), lambda: torch.stack([r.load() for r in rows]))
-        return {"evidence.rows": stacked}
+        return {"evidence.rows": stacked(rows)}
+
+
+def less(table: Mapping[str, T], party: str) -> dict[str, T]:
+    """A table by party, without one of them."""
+    return {name: value for name, value in table.items() if name != party}
+
+
+def _rows_of(table: Source) -> list[Source]:
+    return [table.row(index) for index in range(table.shape[0])]

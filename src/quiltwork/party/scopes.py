@@ -119,7 +119,7 @@ class FFNScope:
                 result[prefix + "router.weight"] = ffn.row
                 if ffn.bias is not None:
                     result[prefix + "router.bias"] = ffn.bias.clamp(max=0)
-        return {name: t.detach().to("cpu", base.dtype).contiguous() for name, t in result.items()}
+        return {name: t.detach().to("cpu", base.torch_dtype).contiguous() for name, t in result.items()}
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class FullScope:
 
     def tensors(self, model: nn.Module, base: Base) -> dict[str, Tensor]:
         """What leaves: trained minus base, for every tensor of the base's checkpoint."""
-        dtype = base.dtype if self.dtype == "base" else getattr(torch, self.dtype)
+        dtype = base.torch_dtype if self.dtype == "base" else getattr(torch, self.dtype)
         state = model.state_dict()
         return {
             f"full.{name}": (state[name].detach().cpu().double() - source.load().double()).to(dtype).contiguous()
