@@ -41,7 +41,7 @@ def disassemble(path: Path, parties: tuple[str, ...]) -> Experts | Members:
         if kind == "quiltwork_ensemble":
             return _members(config, tensors, parties)
         if kind == "quiltwork_moe":
-            return _native_experts(config, tensors, parties)
+            return native_experts(config, tensors, parties)
         for family in FAMILIES.values():
             if kind == family.moe.model_type:
                 return _portable_experts(family, config, tensors, parties)
@@ -98,7 +98,12 @@ def _portable_experts(family: Family, config: dict[str, Any], tensors: Sources, 
     return Experts(_body(dense, family, tensors, "", slots[0]), dict(zip(parties, slots[1:], strict=True)), router)
 
 
-def _native_experts(config: dict[str, Any], tensors: Sources, parties: tuple[str, ...]) -> Experts:
+def native_experts(config: dict[str, Any], tensors: Sources, parties: tuple[str, ...]) -> Experts:
+    """The mixture that a native config and its tensors describe.
+
+    Raises:
+        KeyError, ValueError: they do not belong together.
+    """
     dense = config["text_config"]
     family = FAMILIES[dense["model_type"]]
     layers = int(dense["num_hidden_layers"])
