@@ -100,7 +100,7 @@ def test_records_do_not_change() -> None:
 
 
 def test_an_expert_without_weights_is_refused() -> None:
-    with pytest.raises(ValidationError, match="at least one of ffn and full"):
+    with pytest.raises(ValidationError, match="at least one of ffn, lowrank, full and lora"):
         ExpertMethod()
 
 

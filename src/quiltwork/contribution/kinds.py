@@ -1,13 +1,16 @@
 """The closed set of what a contribution to a language model can hold, and the tensors of each part.
 
-A contribution is made of *parts*: what its method releases (``ffn``, ``full``) and its statistics
-(``tokens``, ``bigrams``, ``moments``). A part names its file and its tensors; a tensor's name starts with its part. So
-the manifest's small parameters determine every name and shape of the payload, and anything else is refused
+A contribution is made of *parts*: what its method releases (``ffn``, ``lowrank``, ``full``, ``lora``) and its
+statistics (``tokens``, ``bigrams``, ``moments``). A part names its file and its tensors; a tensor's name starts with
+its part. So the manifest's small parameters determine every name and shape of the payload, and anything else is refused
 by name::
 
-    part  -> file                     ffn.safetensors, full.safetensors, else statistics.safetensors
+    part  -> file                     ffn.safetensors, full.safetensors, ..., else statistics.safetensors
     part  -> {tensor: Requirement}    shape, allowed dtypes, domain of the values
-    full  -> any names ``full.*``     only the composer, who has the base, can check them
+    full  -> any names ``full.*``     only the composer, who has the base, can check them; ``lora`` likewise
+
+A method asks for what a part is good for, not for how it is stored: low-rank factors make feed-forward weights when the
+composer adds the base, and factors of a whole model make its difference (`provided`).
 
 A new kind is a new method class with ``kind`` and ``parts()``, here or in a room of its own like ``tables``, a manifest
 class, and a row in ``manifest.MANIFESTS``; a new statistic likewise joins a union. Nothing is looked up by a name from
@@ -25,7 +28,7 @@ ffn.layers.0.router.weight (4,)
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, ClassVar, Literal, NamedTuple, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
@@ -59,13 +62,13 @@ class Part(NamedTuple):
     required: Mapping[str, Requirement] | None
 
 
-class FFNExpert(Record):
-    """Feed-forward weights trained as one expert of a mixture, and its router rows where they are released.
+class RoutedExpert(Record):
+    """What every expert of a mixture declares, however its weights are stored.
 
     Attributes:
         layers: number of layers, each with one expert.
         hidden_size: H, the width of the residual stream.
-        intermediate_size: I, the width of the feed-forward layer.
+        intermediate_size: I, the width of the expert's feed-forward layer.
         top_k: experts active per token that the owner recommends for composition; None recommends all.
         anchor_share: share of the training sequences answered together with the base's frozen feed-forward.
         router: one router row [H] a layer is released.
@@ -80,19 +83,68 @@ class FFNExpert(Record):
     router: bool
     bias: bool
 
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """[out, in] of each projection: gate and up [I, H], down [H, I]."""
+        wide = (self.intermediate_size, self.hidden_size)
+        return {"gate_proj": wide, "up_proj": wide, "down_proj": (self.hidden_size, self.intermediate_size)}
+
+    def in_layers(self, part: str, weights: Mapping[str, Requirement]) -> dict[str, Requirement]:
+        """The tensors of a part: those of each layer, and the router's where it is released."""
+        row = {"router.weight": Requirement((self.hidden_size,))} if self.router else {}
+        bias = {"router.bias": Requirement((1,))} if self.bias else {}
+        due = {**weights, **row, **bias}
+        return {f"{part}.layers.{i}.{name}": need for i in range(self.layers) for name, need in due.items()}
+
+
+class FFNExpert(RoutedExpert):
+    """Feed-forward weights trained as one expert of a mixture, and its router rows where they are released.
+
+    ``intermediate_size`` may be smaller than the base's: a narrow expert.
+    """
+
     def required_tensors(self) -> dict[str, Requirement]:
         """Names and shapes, layer by layer: gate and up [I, H], down [H, I], router row [H], bias [1]."""
-        wide = Requirement((self.intermediate_size, self.hidden_size))
-        rows = {
-            "gate_proj.weight": wide,
-            "up_proj.weight": wide,
-            "down_proj.weight": Requirement((self.hidden_size, self.intermediate_size)),
-        }
-        if self.router:
-            rows["router.weight"] = Requirement((self.hidden_size,))
-        if self.bias:
-            rows["router.bias"] = Requirement((1,))
-        return {f"ffn.layers.{i}.{name}": row for i in range(self.layers) for name, row in rows.items()}
+        weights = {f"{role}.weight": Requirement(shape) for role, shape in self.shapes().items()}
+        return self.in_layers("ffn", weights)
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class RetainedShares(Record):
+    """Share of the squared Frobenius norm of each projection's change that the factors keep, in one layer."""
+
+    gate_proj: Share
+    up_proj: Share
+    down_proj: Share
+
+
+class LowRankExpert(RoutedExpert):
+    """A feed-forward expert as low-rank changes of the base's projections: W + up @ down.
+
+    Attributes:
+        rank: r, columns of each ``up`` and rows of each ``down``.
+        retained: by layer, what a truncated singular value decomposition kept; None where factors were trained.
+    """
+
+    rank: Width
+    retained: Annotated[tuple[RetainedShares, ...], Field(max_length=1024)] | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> LowRankExpert:
+        if self.rank > min(self.hidden_size, self.intermediate_size):
+            raise ValueError("rank is larger than a projection's smaller side")
+        if self.retained is not None and len(self.retained) != self.layers:
+            raise ValueError("retained does not have one entry a layer")
+        return self
+
+    def required_tensors(self) -> dict[str, Requirement]:
+        """Names and shapes, layer by layer: ``down`` [r, in] and ``up`` [out, r] of each projection, row and bias."""
+        weights: dict[str, Requirement] = {}
+        for role, (out, put_in) in self.shapes().items():
+            weights[f"{role}.down"] = Requirement((self.rank, put_in))
+            weights[f"{role}.up"] = Requirement((out, self.rank))
+        return self.in_layers("lowrank", weights)
 
 
 class FullExpert(Record):
@@ -104,28 +156,67 @@ class FullExpert(Record):
 
     form: Literal["delta"] = "delta"
 
+    def required_tensors(self) -> None:
+        """Any names of the base; only who has it can check them."""
+
+
+class LoRAExpert(Record):
+    """A whole model as low-rank changes of some tensors (LoRA, arXiv 2106.09685): base + scaling * b @ a.
+
+    Tensors ``lora.<name in the base>.a`` [r, in] and ``.b`` [out, r]; what is not named stays as the base has it.
+
+    Attributes:
+        rank: r.
+        scaling: alpha / r.
+    """
+
+    rank: Width
+    scaling: Annotated[float, Field(gt=0)]
+
+    def required_tensors(self) -> None:
+        """Any names of the base's matrices; only who has it can check them."""
+
 
 class ExpertMethod(Record):
-    """Weights of a language model: a feed-forward expert, a whole model, or both."""
+    """Weights of a language model: a feed-forward expert, a whole model, or both; each in one form."""
 
     kind: ClassVar[Literal["expert"]] = "expert"
     ffn: FFNExpert | None = None
+    lowrank: LowRankExpert | None = None
     full: FullExpert | None = None
+    lora: LoRAExpert | None = None
 
     @model_validator(mode="after")
-    def _holds_something(self) -> ExpertMethod:
-        if self.ffn is None and self.full is None:
-            raise ValueError("an expert releases at least one of ffn and full")
+    def _holds_one_of_each(self) -> ExpertMethod:
+        if not self.parts():
+            raise ValueError("an expert releases at least one of ffn, lowrank, full and lora")
+        if self.ffn is not None and self.lowrank is not None:
+            raise ValueError("ffn and lowrank are two forms of one expert; release one of them")
+        if self.full is not None and self.lora is not None:
+            raise ValueError("full and lora are two forms of one model; release one of them")
         return self
 
+    @property
+    def routed(self) -> FFNExpert | LowRankExpert | None:
+        """The feed-forward expert, in whichever form; None where there is none."""
+        return self.ffn or self.lowrank
+
     def parts(self) -> tuple[Part, ...]:
-        """``ffn`` and ``full``, whichever are present."""
-        found = []
-        if self.ffn is not None:
-            found.append(Part("ffn", "ffn.safetensors", self.ffn.required_tensors()))
-        if self.full is not None:
-            found.append(Part("full", "full.safetensors", None))
-        return tuple(found)
+        """``ffn`` or ``lowrank``, ``full`` or ``lora``, whichever are present."""
+        forms = (("ffn", self.ffn), ("lowrank", self.lowrank), ("full", self.full), ("lora", self.lora))
+        return tuple(Part(n, f"{n}.safetensors", one.required_tensors()) for n, one in forms if one is not None)
+
+
+_STANDS_FOR: Mapping[str, str] = {"lowrank": "ffn", "lora": "full"}
+
+
+def provided(parts: Collection[str]) -> frozenset[str]:
+    """What methods may ask of a contribution that holds some parts.
+
+    >>> sorted(provided({"lowrank", "tokens"}))
+    ['ffn', 'lowrank', 'tokens']
+    """
+    return frozenset(parts) | {_STANDS_FOR[part] for part in parts if part in _STANDS_FOR}
 
 
 class StatisticsMethod(Record):

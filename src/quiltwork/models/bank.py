@@ -63,11 +63,14 @@ class CoordinatedFFN(nn.Module):
         bias: initial router bias (used as ``min(bias, 0)``), or None for a router without one.
         draw: which sequences train beside the anchor. In the others the expert answers alone, as it does when a
             router that never consults the rows has chosen it. A share of one is FlexOlmo's training.
+        expert: what is trained; None for a copy of the anchor.
     """
 
-    def __init__(self, anchor: nn.Module, row: Tensor, *, bias: float | None, draw: AnchorDraw) -> None:
+    def __init__(
+        self, anchor: nn.Module, row: Tensor, *, bias: float | None, draw: AnchorDraw, expert: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.expert = copy.deepcopy(anchor).requires_grad_(True)
+        self.expert = (copy.deepcopy(anchor) if expert is None else expert).requires_grad_(True)
         self.anchor = anchor.requires_grad_(False)
         self.row = nn.Parameter(row.clone(), requires_grad=draw.share > 0)
         self.bias = nn.Parameter(torch.tensor([bias], dtype=row.dtype)) if bias is not None else None
