@@ -8,11 +8,12 @@ path or a machine's name, so the same inputs give the same bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quiltwork.files import FileRecord, record_of
 from quiltwork.models.base import Base, read_json, rope
 from quiltwork.models.sources import TORCH_NAMES, Sources
 from quiltwork.streaming.layout import Dtype
@@ -61,7 +62,7 @@ class Checkpoint:
     Attributes:
         config: config.json.
         shards: tensors by file.
-        documents: further files by name (provenance, model card).
+        documents: further files by name (the model card).
     """
 
     config: Mapping[str, Any]
@@ -72,24 +73,49 @@ class Checkpoint:
         """All tensors of all shards, as sources by name."""
         return {name: source for shard in self.shards.values() for name, source in shard.items()}
 
-    def write(self, directory: Path, base: TokenizerFiles) -> None:
-        """Write every file into ``directory``, a shard at a time."""
-        from safetensors.torch import save_file
+    def write(self, directory: Path, base: TokenizerFiles, *, take: Take | None = None) -> dict[str, FileRecord]:
+        """Write every file into ``directory``, a shard at a time.
 
+        Args:
+            directory: exists.
+            base: the tokenizer.
+            take: asked before a shard is written, with its path and tensors; makes the file from one that is there
+                already and says what it is, or returns None.
+
+        Returns:
+            the record of every file, by name.
+        """
         weight_map: dict[str, str] = {}
-        total = 0
+        records: dict[str, FileRecord] = {}
         for file, table in sorted(self.shards.items()):
-            if not table:
-                continue
-            tensors = {name: source.load().contiguous() for name, source in sorted(table.items())}
-            save_file(tensors, directory / file, metadata={"format": "pt"})
-            weight_map |= dict.fromkeys(tensors, file)
-            total += sum(t.numel() * t.element_size() for t in tensors.values())
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (directory / "model.safetensors.index.json").write_bytes(_json(index))
-        (directory / "config.json").write_bytes(_json(dict(self.config)))
-        for name, data in (dict(base.files) | dict(self.documents)).items():
+            if table:
+                taken = take(directory / file, table) if take is not None else None
+                records[file] = taken or write_shard(directory / file, table)
+                weight_map |= dict.fromkeys(sorted(table), file)
+        total = sum(source.nbytes for table in self.shards.values() for source in table.values())
+        documents = {
+            "model.safetensors.index.json": _json({"metadata": {"total_size": total}, "weight_map": weight_map}),
+            "config.json": _json(dict(self.config)),
+            **base.files,
+            **self.documents,
+        }
+        for name, data in documents.items():
             (directory / name).write_bytes(data)
+            records[name] = FileRecord.of(data)
+        return records
+
+
+Take = Callable[[Path, Sources], FileRecord | None]
+"""What ``Checkpoint.write`` asks before it writes a shard."""
+
+
+def write_shard(path: Path, table: Sources) -> FileRecord:
+    """Write a safetensors file of some tensors."""
+    from safetensors.torch import save_file
+
+    tensors = {name: source.load().contiguous() for name, source in sorted(table.items())}
+    save_file(tensors, path, metadata={"format": "pt"})
+    return record_of(path)
 
 
 @dataclass(frozen=True)
