@@ -1,8 +1,8 @@
 """The closed set of what a contribution to a language model can hold, and the tensors of each part.
 
 A contribution is made of *parts*: what its method releases (``ffn``, ``lowrank``, ``full``, ``lora``) and its
-statistics (``tokens``, ``bigrams``, ``moments``). A part names its file and its tensors; a tensor's name starts with
-its part. So the manifest's small parameters determine every name and shape of the payload, and anything else is refused
+statistics (``tokens``, ``bigrams``, ``moments``, ``proxies``). A part names its file and its tensors; a tensor's name
+starts with its part. So the manifest's small parameters determine every name and shape of the payload, and anything else is refused
 by name::
 
     part  -> file                     ffn.safetensors, full.safetensors, ..., else statistics.safetensors
@@ -294,8 +294,26 @@ class ResidualMomentsStatistic(Record):
         return Part(self.name, "statistics.safetensors", tensors)
 
 
+class PublicProxiesStatistic(Record):
+    """Public documents that an owner says resemble its own: ``proxies.documents`` F64 [documents].
+
+    A document is named by the first 53 bits of the SHA-256 of its UTF-8 text, a whole number.
+
+    Attributes:
+        documents: how many are named, the most relevant first.
+    """
+
+    name: Literal["proxies"] = "proxies"
+    documents: Annotated[int, Field(ge=1, le=2**20)]
+
+    def part(self, vocabulary_size: int) -> Part:  # noqa: ARG002
+        """The one tensor, a number a document."""
+        numbers = Requirement((self.documents,), ("F64",), least=0.0, most=float(2**53 - 1))
+        return Part(self.name, "statistics.safetensors", {"proxies.documents": numbers})
+
+
 Statistic: TypeAlias = Annotated[
-    TokenHistogramStatistic | BigramHistogramStatistic | ResidualMomentsStatistic,
+    TokenHistogramStatistic | BigramHistogramStatistic | ResidualMomentsStatistic | PublicProxiesStatistic,
     Field(discriminator="name"),
 ]
 """Any declared statistic, told apart by its ``name``."""

@@ -7,8 +7,8 @@ For a tensor of the base with differences delta_1..delta_n of the parties, in th
     Dare       a random share ``density`` of each difference, divided by the density, then as Linear or as Ties
 
 A linear rule is a weighted sum and streams. The others look at all differences of one tensor together: n + 1 copies of
-that tensor in float64 and no more. Trimming and the election of signs are peft's functions (``peft.utils.merge_utils``),
-random numbers are not: peft draws from the process's generator, and a party's mask must not depend on who else is there.
+that tensor in float64 and no more. Trimming and the election of signs are peft's (``peft.utils.merge_utils``). Random
+numbers are not: peft draws from the process's generator, and a party's mask must not depend on who else is there.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ from quiltwork.contribution.kinds import (
     ExpertMethod,
     FFNExpert,
     FullExpert,
+    PublicProxiesStatistic,
     ResidualMomentsStatistic,
     Statistic,
     StatisticsMethod,
@@ -46,6 +47,7 @@ from quiltwork.evidence.release import ReleaseRule
 from quiltwork.models.base import Base, separator_id
 from quiltwork.party.fragment import Fragment
 from quiltwork.party.moments import Second, residual_moments
+from quiltwork.party.proxies import ProxyChoice, chosen_proxies
 from quiltwork.party.scopes import FFNScope, FullScope, Scope
 from quiltwork.party.software import versions
 from quiltwork.privacy.events import Event, ExactEvent
@@ -74,6 +76,7 @@ class Order:
         tokens: the rule for releasing the token histogram, or None to release none.
         bigrams: the rule for releasing the histogram of hashed bigrams, or None to release none.
         moments: release first and second residual moments (``"full"`` or ``"diagonal"``), or None.
+        proxies: the public documents to choose stand-ins from, and how; None names none.
         report_losses: state first and last training loss, which are figures of private text.
         licence: of the contribution, an SPDX expression or a sentence.
         card: free text for whoever composes.
@@ -85,6 +88,7 @@ class Order:
     tokens: ReleaseRule | None = field(default_factory=lambda: ReleaseRule("exact"))
     bigrams: ReleaseRule | None = field(default_factory=lambda: ReleaseRule("exact"))
     moments: Second | None = None
+    proxies: ProxyChoice | None = None
     report_losses: bool = True
     licence: str = "LicenseRef-unstated"
     card: str = ""
@@ -94,9 +98,9 @@ class Order:
         names = [scope.name for scope in self.scopes]
         if len(set(names)) < len(names):
             raise InvalidOption(f"scopes {names}", why="a scope is given twice", mend="Name each scope once.")
-        if not names and self.tokens is None and self.bigrams is None and self.moments is None:
+        if not names and not any((self.tokens, self.bigrams, self.moments, self.proxies)):
             raise InvalidOption(
-                "an empty order", why="it releases nothing", mend="Choose a scope, a histogram or moments."
+                "an empty order", why="it releases nothing", mend="Choose a scope, a histogram, moments or proxies."
             )
 
     def _check_words(self) -> None:
@@ -165,7 +169,7 @@ def contribute(
     if processes is not None and not processes.is_main_process:
         processes.wait_for_everyone()
         return read(target)
-    statistics, events = _summarise(base, order, documents, separator_id(tokenizer), tensors)
+    statistics, events = _summarise(base, order, fragment, documents, separator_id(tokenizer), tensors)
     draft = Draft(
         party=order.party,
         base=reference(base),
@@ -268,6 +272,7 @@ def _train_scope(
 def _summarise(
     base: Base,
     order: Order,
+    fragment: Fragment,
     documents: Callable[[], Iterable[Sequence[int]]],
     separator: int,
     tensors: dict[str, Tensor],
@@ -293,6 +298,11 @@ def _summarise(
             ResidualMomentsStatistic(layers=base.layers, hidden_size=base.hidden_size, second=order.moments, rows=rows)
         )
         events.append(ExactEvent(released="moments"))
+    if order.proxies is not None:
+        named = chosen_proxies(fragment.documents(), order.proxies, base.load_tokenizer())
+        tensors["proxies.documents"] = torch.tensor([document_number(text) for text in named], dtype=torch.float64)
+        statistics.append(PublicProxiesStatistic(documents=len(named)))
+        events.append(ExactEvent(released="proxies", note="public documents that resemble private ones"))
     return statistics, events
 
 

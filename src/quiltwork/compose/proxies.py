@@ -1,0 +1,151 @@
+"""Which public documents stand in for a party when a composite is tuned: chosen by evidence, or named by the owner.
+
+By evidence, with nothing released beyond a party's histogram u_i and public text's own u_0, a document of symbols
+c_1..c_t is as relevant to party i as
+
+    s_i(d) = (1/t) sum_s [ log u_i(c_s) - log u_0(c_s) ]          nats a symbol
+
+the log-likelihood ratio that the evidence router sums, per symbol, so that long documents are not favoured. Documents
+of fewer than `LEAST_SYMBOLS` symbols say too little and are passed over. ``"evidence"`` takes the highest scores,
+``"dpp"`` a diverse set with relevance exp(s_i) (`quiltwork.training.choosing`, after MetaMoE).
+
+By classifier the owner decides, next to its data (FlexOlmo, arXiv 2507.07024, section 3.3). Its contribution names
+documents by a prefix of their SHA-256, and ``"classifier"`` finds them among the public ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quiltwork.compose.method import histogram_of
+from quiltwork.contribution.sealed import Contribution
+from quiltwork.errors import InvalidOption, MissingPart
+from quiltwork.evidence.bigrams import document_cells
+from quiltwork.evidence.histogram import TokenHistogram
+from quiltwork.training.choosing import best, bigram_vectors, diverse, document_number
+
+Selection: TypeAlias = Literal["evidence", "dpp", "classifier"]
+
+LEAST_SYMBOLS = 16
+"""Shorter documents are no one's stand-in."""
+
+Document = Sequence[int]
+
+
+@dataclass(frozen=True)
+class ProxyPlan:
+    """How stand-ins are chosen.
+
+    Attributes:
+        selection: ``"evidence"``, ``"dpp"`` or ``"classifier"``.
+        count: documents a party, at most.
+        features: the histograms that evidence reads, ``"bigrams"`` or ``"tokens"``.
+    """
+
+    selection: Selection = "evidence"
+    count: int = 64
+    features: Literal["tokens", "bigrams"] = "bigrams"
+
+    def __post_init__(self) -> None:
+        if self.selection not in get_args(Selection):
+            raise InvalidOption(
+                f"proxies {self.selection!r}",
+                why="there is no such selection",
+                mend=f"Use one of {', '.join(get_args(Selection))}.",
+            )
+        if self.count < 1:
+            raise InvalidOption(f"{self.count} proxies", why="nothing would stand in", mend="Choose 1 or more.")
+
+
+def proxies(
+    contributions: Sequence[Contribution],
+    texts: Sequence[str],
+    ids: Sequence[Document],
+    separator: int,
+    plan: ProxyPlan,
+) -> dict[str, list[str]]:
+    """For each party the public documents that stand in for it.
+
+    Args:
+        contributions: of the parties; they hold what the selection reads.
+        texts: public documents.
+        ids: their token ids, without special tokens.
+        separator: the token before a document.
+        plan: how to choose.
+
+    Raises:
+        MissingPart: a contribution holds no such histogram, or names no documents.
+        InvalidOption: none of the public documents can stand in for a party.
+    """
+    if plan.selection == "classifier":
+        return {c.party: named_documents(c, texts) for c in contributions}
+    read = _reader(contributions, ids, separator, plan)
+    enough = [n for n, symbols in enumerate(read) if len(symbols) >= LEAST_SYMBOLS]
+    if not enough:
+        raise InvalidOption(
+            "the public documents",
+            why=f"none of them has {LEAST_SYMBOLS} symbols, and shorter ones say too little",
+            mend="Give longer public documents.",
+        )
+    public = _histogram([read[n] for n in enough], _cells(contributions, plan))
+    vectors = bigram_vectors([ids[n] for n in enough], separator) if plan.selection == "dpp" else None
+    chosen: dict[str, list[str]] = {}
+    for contribution in contributions:
+        scores = evidence_scores([read[n] for n in enough], histogram_of(contribution, plan.features), public)
+        places = best(scores, plan.count) if vectors is None else diverse(np.exp(scores), vectors, plan.count)
+        chosen[contribution.party] = [texts[enough[place]] for place in places]
+    return chosen
+
+
+def evidence_scores(
+    documents: Sequence[NDArray[np.int64]], party: TokenHistogram, public: TokenHistogram
+) -> NDArray[np.float64]:
+    """s_i of each document, float64; the documents as symbols, none of them empty."""
+    ratio = party.log_probabilities() - public.log_probabilities()
+    return np.array([ratio[symbols].mean() for symbols in documents], dtype=np.float64)
+
+
+def named_documents(contribution: Contribution, texts: Sequence[str]) -> list[str]:
+    """The public documents that an owner named, in its order; those that are not there are left out.
+
+    Raises:
+        MissingPart: it named none.
+        InvalidOption: none of those named is among the documents.
+    """
+    who = f"the contribution of party '{contribution.party}'"
+    if "proxies" not in contribution.parts:
+        raise MissingPart(
+            who, why="it names no public documents", mend="Ask the owner to choose some, or choose by evidence."
+        )
+    known = {document_number(text): text for text in texts}
+    numbers = contribution.tensor("proxies.documents").tolist()
+    found = [known[number] for number in numbers if number in known]
+    if not found:
+        raise InvalidOption(
+            f"the public documents for party '{contribution.party}'",
+            why="none of those that its owner named is among them",
+            mend="Give the public text that the owner chose from.",
+        )
+    return found
+
+
+def _reader(
+    contributions: Sequence[Contribution], ids: Sequence[Document], separator: int, plan: ProxyPlan
+) -> list[NDArray[np.int64]]:
+    """Each document as the symbols that the histograms count."""
+    if plan.features == "tokens":
+        return [np.asarray(document, dtype=np.int64) for document in ids]
+    return list(document_cells(ids, separator, _cells(contributions, plan)))
+
+
+def _cells(contributions: Sequence[Contribution], plan: ProxyPlan) -> int:
+    return len(histogram_of(contributions[0], plan.features).counts)
+
+
+def _histogram(documents: Sequence[NDArray[np.int64]], symbols: int) -> TokenHistogram:
+    return TokenHistogram.from_documents(documents, symbols)
