@@ -177,17 +177,17 @@ def test_experts_of_other_width_are_refused(hostile: Any, contributions: Parts, 
     method = birch.manifest.method
     assert isinstance(method, ExpertMethod)
     assert method.ffn is not None
-    changed = method.ffn.model_copy(update={"intermediate_size": 40})
+    changed = method.ffn.model_copy(update={"intermediate_size": 56})
     tensors = {name: torch.zeros(need.shape) for name, need in changed.required_tensors().items()}
     found = hostile(method=method.model_copy(update={"ffn": changed}), tensors=tensors)
-    with pytest.raises(TensorMismatch, match=r"'ffn\.layers\.0\.gate_proj\.weight' of party 'birch'.*\[40, 32\]"):
+    with pytest.raises(TensorMismatch, match=r"'ffn\.layers\.0\.gate_proj\.weight' of party 'birch'.*\[56, 32\]"):
         compose(found, EVIDENCE, tiny_base("olmo2"))
 
 
 @pytest.mark.parametrize("name", [GATE, "ffn.layers.0.router.weight", "ffn.layers.1.router.bias"])
 def test_experts_of_another_dtype_are_refused(name: str, hostile: Any, contributions: Parts, tiny_base: Bases) -> None:
     changed = {name: contributions("olmo2")[1].tensor(name).double()}
-    with pytest.raises(TensorMismatch, match=rf"'{name}' of party 'birch': it has dtype torch\.float64"):
+    with pytest.raises(TensorMismatch, match=rf"'{name}' of party 'birch': it has dtype F64"):
         compose(hostile(tensors=changed), ROWS, tiny_base("olmo2"))
 
 

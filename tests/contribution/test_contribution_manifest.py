@@ -122,7 +122,7 @@ MALFORMED = [
     (put("training/software/torch", 2), "'training.software.torch'", "valid string"),
     (put("method/ffn/top_k", "2"), "'method.ffn.top_k'", "valid integer"),
     (put("method/ffn", None), None, None),
-    (put("method", {"ffn": None, "full": None}), "'method'", "at least one of ffn and full"),
+    (put("method", {"ffn": None, "full": None}), "'method'", "at least one of ffn, lowrank, full and lora"),
     (put("statistics/0/name", "secrets"), "'statistics.0'", "does not match any of the expected tags"),
     (put("statistics/0/name", "\x1b[2J" * 999), "'statistics.0'", "Input tag"),
     (put("statistics", "none"), "'statistics'", "valid array"),

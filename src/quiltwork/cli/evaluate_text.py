@@ -111,7 +111,7 @@ def _alone(paths: list[Path], base: Base, parties: tuple[str, ...]) -> dict[str,
     from quiltwork.compose.method import compose
 
     contributions = [c for c in read_contributions(paths) if c.kind == "expert" and c.party in parties]
-    return {c.party: compose([c], Alone("full" if "full" in c.parts else "ffn"), base) for c in contributions}
+    return {c.party: compose([c], Alone("full" if "full" in c.provides else "ffn"), base) for c in contributions}
 
 
 def _known(names: list[str], methods: dict[str, Composite]) -> list[str]:

@@ -1,7 +1,7 @@
 """Alone: one party's own model, the row of the score matrix that every composition must beat.
 
 A full expert alone is base + delta. An ffn expert alone is the base with the party's feed-forward blocks in place of
-its own; no router takes part.
+its own, a narrow one padded with neurons of zero; no router takes part.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import InvalidOption
 from quiltwork.models.assembly import Blend
 from quiltwork.models.base import Base
+from quiltwork.models.narrow import padded
 from quiltwork.models.sources import Source
 
 
@@ -59,8 +60,8 @@ class Alone:
         else:
             deltas = {name: _zero(item) for name, item in base.tensors.items()}
             for (layer, role), expert in ffn_tensors(contribution, base).items():
-                name = base.family.ffn_name(layer, role)
-                deltas[name] = _difference(expert, base.tensors[name])
+                item = base.tensors[base.family.ffn_name(layer, role)]
+                deltas[base.family.ffn_name(layer, role)] = _difference(padded(expert, item.shape), item)
         return Blend(body(base), {contribution.party: deltas}, {contribution.party: 1.0})
 
 

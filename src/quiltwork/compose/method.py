@@ -33,7 +33,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol, overload, runtime_checkable
 
-from quiltwork.compose.parts import body, check_tensors
+from quiltwork.compose.fitting import check_tensors
+from quiltwork.compose.parts import body
 from quiltwork.composite import (
     Composite,
     Entry,
@@ -75,7 +76,7 @@ class Method(Protocol):
         ...
 
     def needs(self) -> frozenset[str]:
-        """The parts that every contribution must hold: ``ffn``, ``full``, ``tokens``, ``bigrams``, ``moments``."""
+        """What every contribution must provide: ``ffn``, ``full``, ``tokens``, ``bigrams``, ``moments``."""
         ...
 
     def assemble(self, base: Base, contributions: Sequence[Contribution], public: Histograms) -> Assembly:
@@ -330,7 +331,7 @@ def check_parts(contribution: Contribution, method: Method | TableMethod) -> Non
     Raises:
         MissingPart: it does not.
     """
-    for part in sorted(method.needs() - contribution.parts):
+    for part in sorted(method.needs() - contribution.provides):
         raise MissingPart(
             f"the contribution of party '{contribution.party}'",
             why=f"method {method.name} needs the part '{part}', and it holds {', '.join(sorted(contribution.parts))}",

@@ -1,9 +1,18 @@
-"""Contributions seen as tables of tensors, and the check that they fit the base."""
+"""Contributions seen as tables of tensors: what each part gives, in the form that assemblies take.
+
+A part may be stored in fewer numbers than it stands for, and is put back together here, in float64, rounded once:
+
+    ffn    W' as it is                  lowrank   W' = base + up @ down
+    full   the difference, as it is     lora      the difference, scaling * b @ a; zero where nothing is named
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from quiltwork.contribution.kinds import ExpertMethod, FFNExpert, LowRankExpert
 from quiltwork.contribution.sealed import Contribution
-from quiltwork.errors import TensorMismatch
+from quiltwork.errors import MissingPart
 from quiltwork.models.assembly import DenseBody
 from quiltwork.models.base import Base
 from quiltwork.models.checkpoint import portable_config
@@ -11,6 +20,9 @@ from quiltwork.models.families import ROLES, Role
 from quiltwork.models.sources import Source
 from quiltwork.streaming.layout import ITEM_BYTES
 from quiltwork.streaming.place import ELEMENTS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def body(base: Base) -> DenseBody:
@@ -29,77 +41,78 @@ def source(contribution: Contribution, name: str) -> Source:
     )
 
 
+def weights_of(contribution: Contribution) -> ExpertMethod:
+    """What an expert declares of its weights.
+
+    Raises:
+        MissingPart: the contribution is no expert.
+    """
+    method = contribution.manifest.method
+    if isinstance(method, ExpertMethod):
+        return method
+    raise MissingPart(
+        f"the contribution of party '{contribution.party}'",
+        why=f"it is of kind '{contribution.kind}', and holds no weights of a language model",
+        mend="Leave it out, or ask the party for an expert.",
+    )
+
+
+def routed(contribution: Contribution) -> FFNExpert | LowRankExpert:
+    """What a feed-forward expert declares, in whichever form it is stored.
+
+    Raises:
+        MissingPart: the contribution holds none.
+    """
+    found = weights_of(contribution).routed
+    if found is not None:
+        return found
+    raise MissingPart(
+        f"the contribution of party '{contribution.party}'",
+        why="it holds no feed-forward expert",
+        mend="Ask the party for the scope ffn or lowrank.",
+    )
+
+
 def full_deltas(contribution: Contribution, base: Base) -> dict[str, Source]:
-    """The differences of a full expert, by the base's tensor names."""
-    return {name: source(contribution, f"full.{name}") for name in base.tensors}
+    """The differences of a whole model, by the base's tensor names."""
+    lora = weights_of(contribution).lora
+    if lora is None:
+        return {name: source(contribution, f"full.{name}") for name in base.tensors}
+    changed = {name.removeprefix("lora.").removesuffix(".a") for name in contribution.tensor_names("lora.")}
+    return {
+        name: _product(contribution, name, lora.scaling, item)
+        if name in changed
+        else Source.zeros(item.dtype, item.shape)
+        for name, item in base.tensors.items()
+    }
+
+
+def _product(contribution: Contribution, name: str, scaling: float, item: Source) -> Source:
+    b, a = (source(contribution, f"lora.{name}.{factor}") for factor in "ba")
+    return Source("F64", item.shape, lambda: scaling * (b.load().double() @ a.load().double()))
 
 
 def ffn_tensors(contribution: Contribution, base: Base) -> dict[tuple[int, Role], Source]:
-    """The feed-forward tensors of an ffn expert, by layer and role."""
-    return {
-        (layer, role): source(contribution, f"ffn.layers.{layer}.{role}.weight")
-        for layer in range(base.layers)
-        for role in ROLES
-    }
+    """The feed-forward tensors of an expert, by layer and role; of a narrow one they are smaller than the base's."""
+    keys = [(layer, role) for layer in range(base.layers) for role in ROLES]
+    if isinstance(routed(contribution), LowRankExpert):
+        return {key: _restored(contribution, base, *key) for key in keys}
+    return {(layer, role): source(contribution, f"ffn.layers.{layer}.{role}.weight") for layer, role in keys}
+
+
+def _restored(contribution: Contribution, base: Base, layer: int, role: Role) -> Source:
+    item = base.tensors[base.family.ffn_name(layer, role)]
+    up, down = (source(contribution, f"lowrank.layers.{layer}.{role}.{factor}") for factor in ("up", "down"))
+
+    def load() -> Tensor:
+        from quiltwork.models.low_rank import materialise
+
+        return materialise(item.load(), up.load(), down.load())
+
+    return Source(item.dtype, item.shape, load)
 
 
 def router_tensors(contribution: Contribution, base: Base, kind: str) -> list[Source]:
     """A party's router ``"weight"`` or ``"bias"``, by layer."""
-    return [source(contribution, f"ffn.layers.{layer}.router.{kind}") for layer in range(base.layers)]
-
-
-def check_tensors(contribution: Contribution, base: Base, needed: frozenset[str]) -> None:
-    """Refuse tensors that do not fit the base, each by name.
-
-    Raises:
-        TensorMismatch: a tensor is missing, extra (tied weights that the base stores once count as extra), or has
-            another shape or dtype than the base's.
-    """
-    if "full" in needed:
-        names = set(contribution.tensor_names("full."))
-        expected = {f"full.{name}": item for name, item in base.tensors.items()}
-        _refuse_names(contribution, sorted(expected.keys() - names), "is missing")
-        tied = "is not in the base's checkpoint (a tied tensor is stored once, under the base's name)"
-        _refuse_names(contribution, sorted(names - expected.keys()), tied)
-        for name, item in expected.items():
-            _check_shape(contribution, name, item)
-    if "ffn" in needed:
-        for layer in range(base.layers):
-            for role in ROLES:
-                item = base.tensors[base.family.ffn_name(layer, role)]
-                name = f"ffn.layers.{layer}.{role}.weight"
-                if name not in contribution.tensor_names("ffn."):
-                    _refuse_names(contribution, [name], "is missing")
-                _check_shape(contribution, name, item)
-                if source(contribution, name).dtype != item.dtype:
-                    _refuse(
-                        contribution,
-                        name,
-                        f"has dtype {source(contribution, name).dtype}, the base {item.dtype}",
-                    )
-        for name in contribution.tensor_names("ffn."):
-            if ".router." in name and source(contribution, name).dtype != base.dtype:
-                _refuse(contribution, name, f"has dtype {source(contribution, name).dtype}, the base {base.dtype}")
-        expected_layers = {name.split(".")[2] for name in contribution.tensor_names("ffn.")}
-        extra = sorted(f"ffn.layers.{n}.*" for n in expected_layers if int(n) >= base.layers)
-        _refuse_names(contribution, extra, f"belongs to a layer that the base, with {base.layers} layers, has not")
-
-
-def _refuse_names(contribution: Contribution, names: list[str], why: str) -> None:
-    if names:
-        others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-        _refuse(contribution, names[0] + others, why)
-
-
-def _check_shape(contribution: Contribution, name: str, item: Source) -> None:
-    shape = source(contribution, name).shape
-    if shape != item.shape:
-        _refuse(contribution, name, f"has shape {list(shape)}, and the base's is {list(item.shape)}")
-
-
-def _refuse(contribution: Contribution, name: str, why: str) -> None:
-    raise TensorMismatch(
-        f"tensor '{name}' of party '{contribution.party}'",
-        why=f"it {why}",
-        mend="Ask the party for a contribution made from this base.",
-    )
+    part = "lowrank" if isinstance(routed(contribution), LowRankExpert) else "ffn"
+    return [source(contribution, f"{part}.layers.{layer}.router.{kind}") for layer in range(base.layers)]
