@@ -58,6 +58,10 @@ class ProxyPlan:
                 why="there is no such selection",
                 mend=f"Use one of {', '.join(get_args(Selection))}.",
             )
+        if self.features not in ("tokens", "bigrams"):
+            raise InvalidOption(
+                f"features={self.features!r}", why="evidence does not read these here", mend="Use tokens or bigrams."
+            )
         if self.count < 1:
             raise InvalidOption(f"{self.count} proxies", why="nothing would stand in", mend="Choose 1 or more.")
 
@@ -84,19 +88,21 @@ def proxies(
     """
     if plan.selection == "classifier":
         return {c.party: named_documents(c, texts) for c in contributions}
-    read = _reader(contributions, ids, separator, plan)
-    enough = [n for n, symbols in enumerate(read) if len(symbols) >= LEAST_SYMBOLS]
+    enough = [n for n, document in enumerate(ids) if len(document) >= LEAST_SYMBOLS]
     if not enough:
         raise InvalidOption(
             "the public documents",
             why=f"none of them has {LEAST_SYMBOLS} symbols, and shorter ones say too little",
             mend="Give longer public documents.",
         )
-    public = _histogram([read[n] for n in enough], _cells(contributions, plan))
-    vectors = bigram_vectors([ids[n] for n in enough], separator) if plan.selection == "dpp" else None
+    kept = [ids[n] for n in enough]
+    symbols = len(histogram_of(contributions[0], plan.features).counts)
+    read = _read(kept, separator, symbols, plan.features)
+    public = TokenHistogram.from_documents(read, symbols)
+    vectors = bigram_vectors(kept, separator) if plan.selection == "dpp" else None
     chosen: dict[str, list[str]] = {}
     for contribution in contributions:
-        scores = evidence_scores([read[n] for n in enough], histogram_of(contribution, plan.features), public)
+        scores = evidence_scores(read, histogram_of(contribution, plan.features), public)
         places = best(scores, plan.count) if vectors is None else diverse(np.exp(scores), vectors, plan.count)
         chosen[contribution.party] = [texts[enough[place]] for place in places]
     return chosen
@@ -134,18 +140,8 @@ def named_documents(contribution: Contribution, texts: Sequence[str]) -> list[st
     return found
 
 
-def _reader(
-    contributions: Sequence[Contribution], ids: Sequence[Document], separator: int, plan: ProxyPlan
-) -> list[NDArray[np.int64]]:
-    """Each document as the symbols that the histograms count."""
-    if plan.features == "tokens":
-        return [np.asarray(document, dtype=np.int64) for document in ids]
-    return list(document_cells(ids, separator, _cells(contributions, plan)))
-
-
-def _cells(contributions: Sequence[Contribution], plan: ProxyPlan) -> int:
-    return len(histogram_of(contributions[0], plan.features).counts)
-
-
-def _histogram(documents: Sequence[NDArray[np.int64]], symbols: int) -> TokenHistogram:
-    return TokenHistogram.from_documents(documents, symbols)
+def _read(documents: Sequence[Document], separator: int, symbols: int, features: str) -> list[NDArray[np.int64]]:
+    """Each document as the symbols that the histograms count; none of them is empty."""
+    if features == "tokens":
+        return [np.asarray(document, dtype=np.int64) for document in documents]
+    return list(document_cells(documents, separator, symbols))

@@ -106,8 +106,9 @@ def bigram_vectors(documents: Sequence[Document], separator: int) -> Floats:
     An empty document gets the zero vector, and is never chosen for diversity.
     """
     vectors = np.zeros((len(documents), DIMENSIONS))
-    for number, cells in enumerate(document_cells(documents, separator, DIMENSIONS)):
-        np.add.at(vectors[number], cells, 1.0)
+    for vector, document in zip(vectors, documents, strict=True):
+        for cells in document_cells([document], separator, DIMENSIONS):  # none of an empty document
+            np.add.at(vector, cells, 1.0)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1.0))
 
