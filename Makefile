@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OLDER := .venv-4.57
 # One thread a process: on two cores more threads wait for each other longer than they work.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo demo-tables demo-images test test-slow lint format bench clean
+.PHONY: demo demo-tables demo-images test test-slow test-portability lint format bench clean
 
 demo: $(READY)
 	$(BIN)/quiltwork demo --out demo-out
@@ -22,6 +23,18 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# Composes with the transformers of this environment, and computes with it and with the oldest that must read the result.
+test-portability: $(READY) $(OLDER)/.ready
+	rm -rf build/portability
+	PYTHONPATH=tests $(BIN)/python tests/portability/portable_models.py build/portability
+	$(BIN)/python tests/portability/check_models.py build/portability/models
+	$(OLDER)/bin/python tests/portability/check_models.py build/portability/models
+
+$(OLDER)/.ready: constraints-4.57.txt
+	test -d $(OLDER) || $(PYTHON) -m venv $(OLDER)
+	$(OLDER)/bin/python -m pip install --quiet --constraint constraints-4.57.txt torch numpy transformers
+	touch $@
 
 lint: $(READY)
 	$(BIN)/ruff check src tests benchmarks examples
@@ -46,4 +59,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo-out demo-tables demo-images build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(OLDER) demo-out demo-tables demo-images build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

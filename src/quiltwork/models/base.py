@@ -191,15 +191,18 @@ class Base:
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint directory, from local files only.
+    """The tokenizer of a checkpoint directory, as tokenizer.json has it, from local files only.
+
+    The Auto class would, for some families, read the vocabulary from there and put rules of its own around it, which
+    others then cannot follow from the file.
 
     Raises:
         CheckpointError: there is none, or it has no token to stand before a document (neither BOS nor EOS).
     """
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path), local_files_only=True)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"tokenizer in '{path}'",

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Regex, normalizers, pre_tokenizers
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from quiltwork.compose.parts import body
 from quiltwork.composite import Composite
@@ -18,6 +20,7 @@ from quiltwork.models.sources import Source
 from quiltwork.models.tiny import TinySize, tiny_model, train_tokenizer
 
 VOCABULARY = 300
+TEXT = "Train apart. Compose together: ünï, 42"
 SIZE = TinySize(vocabulary=VOCABULARY, hidden=32, intermediate=48, layers=3, heads=4, positions=128)
 # grouped heads, and for Qwen3 heads whose width is not hidden / heads, so that neither can be got wrong unseen
 FIELDS: Mapping[str, Mapping[str, Any]] = {
@@ -39,8 +42,19 @@ def family_base(family: str, place: Path, *, tie: bool = False, **config: Any) -
         else:
             tensor.mul_(4.0)  # predictions far from uniform, so that a changed function shows
     model.save_pretrained(place)
-    train_tokenizer(["a text", "another text"], VOCABULARY).save_pretrained(place)
+    _tokenizer(family).save_pretrained(place)
     return open_base(place)
+
+
+def _tokenizer(family: str) -> Any:
+    """A tokenizer of its own; for Qwen2 with the rules that transformers 5 puts around every vocabulary of Qwen2."""
+    tokenizer = train_tokenizer([TEXT, "another text"], VOCABULARY)
+    if family == "qwen2":
+        split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated")
+        whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, whole])
+        tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    return tokenizer
 
 
 def mixture_of(base: Base, *, parties: int = 2, alike: bool = False, **router: Any) -> Experts:
