@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import resource
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from composed_files import mend_records
 from safetensors.torch import load_file, save_file
 
 from quiltwork.compose.ensemble import Ensemble
@@ -53,16 +55,29 @@ def test_parties_and_slots_are_sorted(rows: Composite) -> None:
 
 def test_provenance_says_what_went_in(rows: Composite, saved: Path, tiny_base: Bases, contributions: Parts) -> None:
     value = json.loads((saved / PROVENANCE).read_text())
-    assert value == {
+    listed, digest = value["files"], value["digest"]
+    assert {k: v for k, v in value.items() if k not in ("files", "digest")} == {
         "format": "quiltwork-composite",
         "version": 1,
         "layout": "portable",
         "base": tiny_base("olmo2").digest,
         "method": "learned_rows",
+        "options": {
+            "router": {"top_k": None, "renormalise": True, "bias": False},
+            "scope": "ffn",
+            "weights": {},
+        },
         "contributions": [
             {"party": c.party, "digest": c.digest, "licence": f"LicenseRef-{c.party}"} for c in contributions("olmo2")
         ],
     }
+    written = [path for path in saved.iterdir() if path.name != PROVENANCE]
+    assert listed == {
+        path.name: {"bytes": path.stat().st_size, "digest": "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in written
+    }
+    said = json.dumps({k: v for k, v in value.items() if k != "digest"}, sort_keys=True, indent=2) + "\n"
+    assert digest == "sha256:" + hashlib.sha256(said.encode()).hexdigest()
     assert Provenance.from_json(value, saved) == rows.provenance
     assert Provenance.from_json(value, saved).without("ash").contributions[0] == Entry(
         "birch", contributions("olmo2")[1].digest, "LicenseRef-birch"
@@ -218,6 +233,7 @@ def test_names_that_are_no_party_s_are_refused(saved: Path, name: Any) -> None:
 
 def test_provenance_that_counts_otherwise_than_the_config_is_refused(saved: Path) -> None:
     edit(saved / PROVENANCE, lambda v: v["contributions"].pop())
+    mend_records(saved)
     with pytest.raises(CheckpointError, match="4 experts for 2 parties"):
         open_composite(saved)
 
@@ -233,9 +249,11 @@ def test_a_missing_tensor_is_refused(saved: Path) -> None:
     name = "model.layers.1.mlp.experts.2.up_proj.weight"
     tensors = load_file(saved / "expert-birch.safetensors")
     save_file({n: t for n, t in tensors.items() if n != name}, saved / "expert-birch.safetensors")
+    mend_records(saved)
     with pytest.raises(CheckpointError, match=name):
         open_composite(saved)
     edit(saved / "model.safetensors.index.json", lambda v: v["weight_map"].pop(name))
+    mend_records(saved)
     with pytest.raises(CheckpointError, match=f"does not hold what its config announces.*{name}"):
         open_composite(saved)
 
@@ -243,6 +261,7 @@ def test_a_missing_tensor_is_refused(saved: Path) -> None:
 @pytest.mark.parametrize("field", ["model_type", "num_hidden_layers", "num_experts", "num_experts_per_tok"])
 def test_a_config_without_a_field_is_refused(saved: Path, field: str) -> None:
     edit(saved / "config.json", lambda v: v.pop(field))
+    mend_records(saved)
     with pytest.raises((CheckpointError, ExportError)):
         open_composite(saved)
 
@@ -255,6 +274,7 @@ def test_a_native_config_without_a_field_is_refused(
     method = Ensemble() if kind == "ensemble" else MixtureOfExperts(PrefixEvidence())
     compose(contributions("olmo2"), method, tiny_base("olmo2"), public=public_text("olmo2")).save(tmp_path / "out")
     edit(tmp_path / "out" / "config.json", lambda v: v.pop(field))
+    mend_records(tmp_path / "out")
     with pytest.raises(CheckpointError, match=f"does not hold what its config announces.*{field}"):
         open_composite(tmp_path / "out")
 
@@ -262,6 +282,7 @@ def test_a_native_config_without_a_field_is_refused(
 def test_too_few_weights_are_refused(tiny_base: Bases, contributions: Parts, tmp_path: Path) -> None:
     compose(contributions("olmo2"), Ensemble(), tiny_base("olmo2")).save(tmp_path / "out")
     edit(tmp_path / "out" / "config.json", lambda v: v["router"]["weights"].pop())
+    mend_records(tmp_path / "out")
     with pytest.raises(CheckpointError, match="does not hold what its config announces"):
         open_composite(tmp_path / "out")
 

@@ -19,6 +19,7 @@ Each error says three things: *what* is wrong (the offending part by name), *why
     │   ├── DuplicateParty           two contributions of one party
     │   └── MissingPart              the method needs a part that the contribution does not hold
     ├── CheckpointError              a base or composed checkpoint that cannot be read
+    │   └── AlteredCheckpoint        a composed directory is not what was written
     ├── FragmentError                a party's own data cannot be used
     ├── ExportError                  the format cannot hold the model
     ├── PrivacyError                 a release that the accountant cannot price or the caller did not allow
@@ -126,6 +127,10 @@ class MissingPart(CompatibilityError):
 
 class CheckpointError(QuiltworkError):
     """A base or composed checkpoint cannot be read."""
+
+
+class AlteredCheckpoint(CheckpointError):
+    """A file of a composed directory is not the one that was written there, is gone, or was put there by others."""
 
 
 class FragmentError(QuiltworkError):

@@ -73,16 +73,18 @@ def _ordinary_mode(directory: bool) -> int:
     return (0o777 if directory else 0o666) & ~mask
 
 
-def publish_permissions(root: Path, *, private: bool = False) -> None:
+def publish_permissions(root: Path, *, private: bool = False, read_only: str | None = None) -> None:
     """Give ``root`` and what is below it ordinary permissions (safetensors writes files with mode 0600).
 
     Args:
         root: a file or a directory.
         private: withhold all rights from group and others.
+        read_only: nobody may write to a file whose name matches this pattern.
     """
     for path in [root, *root.rglob("*")]:
         if not path.is_symlink():
-            path.chmod(_ordinary_mode(path.is_dir()) & (0o700 if private else 0o777))
+            kept = read_only is not None and path.is_file() and path.match(read_only)
+            path.chmod(_ordinary_mode(path.is_dir()) & (0o700 if private else 0o777) & ~(0o222 if kept else 0))
 
 
 def require_absent(target: Path, overwrite: bool) -> None:
@@ -100,13 +102,16 @@ def require_absent(target: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def new_directory(target: str | os.PathLike[str], *, overwrite: bool = False, private: bool = False) -> Iterator[Path]:
+def new_directory(
+    target: str | os.PathLike[str], *, overwrite: bool = False, private: bool = False, read_only: str | None = None
+) -> Iterator[Path]:
     """Yield a temporary directory that becomes ``target`` when the block ends without an error.
 
     Args:
         target: the directory to make; its parents are made as needed.
         overwrite: replace an existing directory (only after the new one is complete).
         private: only the user who writes it may read it, from the first byte on.
+        read_only: files whose names match this pattern lose the right to be written, once complete.
 
     Raises:
         StorageError: the target exists, or the file system refuses.
@@ -117,7 +122,7 @@ def new_directory(target: str | os.PathLike[str], *, overwrite: bool = False, pr
     try:
         partial.mkdir(mode=0o700 if private else 0o777, parents=True)
         yield partial
-        publish_permissions(partial, private=private)
+        publish_permissions(partial, private=private, read_only=read_only)
         _replace_directory(partial, target)
     except OSError as error:
         raise storage_error(target, error) from error
@@ -144,6 +149,51 @@ def _replace_directory(partial: Path, target: Path) -> None:
         shutil.rmtree(retired, ignore_errors=True)
     else:
         retired.unlink()
+
+
+def place_same(source: Path, target: Path, *, copy: bool = False) -> None:
+    """Make ``target`` a file of the same bytes as ``source``, at no cost where the file system allows that.
+
+    A clone that shares its blocks (FICLONE: btrfs, XFS) if there is one to be had, else a hard link, else a copy. Two
+    names of a hard link are one file: who writes to one writes to the other.
+
+    Args:
+        source: a file, or a link to one.
+        target: must not exist.
+        copy: neither clone nor link.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    source = source.resolve()
+    if not copy and _cloned(source, target):
+        return
+    if not copy:
+        try:
+            os.link(source, target)
+            return
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+    shutil.copyfile(source, target)
+
+
+_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
+_FICLONE = 0x40049409
+
+
+def _cloned(source: Path, target: Path) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # no such call outside Unix
+        return False
+    with open(source, "rb") as one, open(target, "xb") as other:
+        try:
+            fcntl.ioctl(other.fileno(), _FICLONE, one.fileno())
+            return True
+        except OSError:
+            target.unlink()
+            return False
 
 
 def write_file(target: str | os.PathLike[str], data: bytes | str, *, private: bool = False) -> Path:

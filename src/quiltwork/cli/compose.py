@@ -269,6 +269,8 @@ def _text(
 ) -> dict[str, Any]:
     """Compose and save a language model; what quiltwork.json says of it."""
     from quiltwork.compose.method import compose
+    from quiltwork.composite import PROVENANCE
+    from quiltwork.models.base import read_json
 
     composite = compose(given, method, base, public=public)
     if base_name is not None:
@@ -278,7 +280,7 @@ def _text(
     say(f"wrote {out}: {method.name} of {', '.join(composite.parties)} ({written})")
     if written == "native":
         say("load it with: import quiltwork; transformers.AutoModelForCausalLM.from_pretrained(...)")
-    return composite.provenance.to_json(written) | {"path": str(out)}
+    return read_json(out / PROVENANCE) | {"path": str(out)}
 
 
 def _tables(given: list[Contribution], method: TableMethod, out: Path, overwrite: bool) -> dict[str, Any]:

@@ -31,7 +31,8 @@ def run(
 ) -> None:
     """Take a party out of a composed model."""
     from quiltwork.compose.reopen import open_any
-    from quiltwork.composite import NetworkComposite, TableComposite, saved_layout
+    from quiltwork.composite import PROVENANCE, NetworkComposite, TableComposite, saved_layout
+    from quiltwork.models.base import read_json
 
     composite = open_any(composed).without(party)
     if isinstance(composite, TableComposite):
@@ -44,6 +45,6 @@ def run(
         layout = saved_layout(composed)
         composite.save(out, layout=layout, overwrite=overwrite)
         say(f"wrote {out}: {', '.join(composite.parties)} remain")
-        result = composite.provenance.to_json(layout) | {"path": str(out)}
+        result = read_json(out / PROVENANCE) | {"path": str(out)}
     if json:
         print_json(result | {"removed": party})

@@ -30,8 +30,9 @@ True
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, overload, runtime_checkable
 
 from quiltwork.compose.fitting import check_tensors
 from quiltwork.compose.parts import body
@@ -44,10 +45,12 @@ from quiltwork.composite import (
     TableComposite,
     TableMethod,
 )
+from quiltwork.composite.provenance import kept_options
+from quiltwork.composite.saved import options_of
 from quiltwork.contribution.fields import is_named, owner_of
 from quiltwork.contribution.manifest import ExpertManifest, StatisticsManifest
 from quiltwork.contribution.sealed import Contribution
-from quiltwork.errors import BaseMismatch, DuplicateParty, InvalidOption, MissingPart, TokenizerMismatch
+from quiltwork.errors import BaseMismatch, DuplicateParty, ExportError, InvalidOption, MissingPart, TokenizerMismatch
 from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.models.assembly import Assembly, Blend
 from quiltwork.models.base import Base
@@ -195,7 +198,18 @@ def _compose_language(
         public = {part: histogram_of(public, part) for part in FEATURES if part in public.parts}
     assembly = method.assemble(base, ordered, public or {})
     entries = _entries([c for c in ordered if c.party in assembly.parties])
-    return Composite(assembly, Provenance(base.digest, method.name, entries), TokenizerFiles.of(base))
+    provenance = Provenance(base.digest, method.name, entries, options=_options(method, assembly.parties))
+    return Composite(assembly, provenance, TokenizerFiles.of(base))
+
+
+def _options(method: Method, parties: Sequence[str]) -> dict[str, Any] | None:
+    """What a composite of ``parties`` remembers of its method; None where that cannot be written as JSON."""
+    if not is_dataclass(method):
+        return None
+    try:
+        return kept_options(options_of(method), parties)
+    except ExportError:
+        return None
 
 
 def _compose_tables(ordered: Sequence[Contribution], method: TableMethod) -> TableComposite:

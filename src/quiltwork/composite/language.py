@@ -6,24 +6,28 @@ composite that would have come of composing without that party, bit for bit:
     compose(S).without(p) == compose(S - {p})
 
 since an assembly keeps every party's share apart. A saved mixture or ensemble keeps them apart on disk too, one shard a
-party, so ``open_composite(path).without(p)`` needs no contribution. A saved soup is a sum, and a sum cannot be undone
-exactly; it is refused.
+party, so ``open_composite(path).without(p)`` needs no contribution, and ``save`` links the files that it shares with
+``path`` (`quiltwork.models.resting`). A saved soup is a sum, and a sum cannot be undone exactly; it is refused.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quiltwork.composite.provenance import HUB_NAME, PROVENANCE, Provenance, read_provenance, saved_kind, unknown_layout
+from quiltwork.composite.written import read_written
+from quiltwork.contribution.canonical import encode
+from quiltwork.contribution.fields import is_named
 from quiltwork.errors import ExportError, InvalidOption
-from quiltwork.files import new_directory
+from quiltwork.files import FileRecord, new_directory
 from quiltwork.models.assembly import Assembly, Layout, require_party
 from quiltwork.models.base import read_json
 from quiltwork.models.checkpoint import Checkpoint, TokenizerFiles
 from quiltwork.models.disassembly import disassemble
+from quiltwork.models.resting import Resting, require_intact
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,11 +41,13 @@ class Composite:
         assembly: what it is made of.
         provenance: where that comes from.
         tokenizer: the base's tokenizer.
+        origin: the files that its tensors lie in and what they held when they were written, if it was opened.
     """
 
     assembly: Assembly
     provenance: Provenance
     tokenizer: TokenizerFiles
+    origin: Mapping[Path, FileRecord] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def parties(self) -> tuple[str, ...]:
@@ -56,14 +62,21 @@ class Composite:
     def without(self, party: str) -> Composite:
         """The composite of the other contributions; see the module's docstring.
 
+        Args:
+            party: a label, ``OWNER.SHARE`` say; or an owner, who leaves with all its shares.
+
         Raises:
             InvalidOption: the party is not in it.
             ExportError: nobody would be left.
         """
-        require_party(self.assembly, party)
-        if len(self.parties) == 1:
+        leaving = [label for label in self.parties if is_named(label, [party])]
+        require_party(self.assembly, leaving[0] if leaving else party)
+        if len(leaving) == len(self.parties):
             raise ExportError(f"removing party '{party}'", why="it is the only one left", mend="Use the base itself.")
-        return Composite(self.assembly.without(party), self.provenance.without(party), self.tokenizer)
+        assembly = self.assembly
+        for label in leaving:
+            assembly = assembly.without(label)
+        return replace(self, assembly=assembly, provenance=self.provenance.without(party))
 
     def with_base_name(self, name: str) -> Composite:
         """The same model, whose card names the base as a model hub does: ``OWNER/NAME``.
@@ -85,23 +98,25 @@ class Composite:
         return "portable"
 
     def checkpoint(self, layout: Layout) -> Checkpoint:
-        """The checkpoint with its documents.
+        """The checkpoint with its documents but quiltwork.json, which says what all the others hold.
 
         Raises:
             ExportError: the layout cannot hold the model; the message names the nearest choice.
         """
-        documents = {
-            PROVENANCE: (json.dumps(self.provenance.to_json(layout), indent=2, sort_keys=True) + "\n").encode(),
-            "README.md": self._card(layout).encode(),
-        }
-        return replace(self.assembly.checkpoint(layout), documents=documents)
+        return replace(self.assembly.checkpoint(layout), documents={"README.md": self._card(layout).encode()})
 
     def model(self) -> PreTrainedModel:
-        """The model in memory, in evaluation mode, from the same tensors that ``save`` writes (native layout)."""
+        """The model in memory, in evaluation mode, from the same tensors that ``save`` writes (native layout).
+
+        Raises:
+            AlteredCheckpoint: it was opened from a directory, and a file there is not what was written.
+        """
         from transformers import AutoConfig, AutoModelForCausalLM
 
         from quiltwork.models.register import register
 
+        for path, record in self.origin.items():
+            require_intact(path, record)
         register()
         checkpoint = self.assembly.checkpoint("native")
         config = AutoConfig.for_model(**dict(checkpoint.config))
@@ -114,21 +129,27 @@ class Composite:
             raise AssertionError(f"assembly and model disagree: {sorted(set(missing) - tied)}, {sorted(unexpected)}")
         return model.eval()  # type: ignore[no-any-return]
 
-    def save(self, target: str | Path, *, layout: Layout | None = None, overwrite: bool = False) -> Path:
-        """Write the checkpoint; all of it or nothing.
+    def save(
+        self, target: str | Path, *, layout: Layout | None = None, overwrite: bool = False, copy: bool = False
+    ) -> Path:
+        """Write the checkpoint; all of it or nothing. Shards are read-only, since directories share them by links.
 
         Args:
             target: directory to make.
             layout: ``"portable"`` (plain transformers) or ``"native"``; by default portable where possible.
             overwrite: replace an existing directory.
+            copy: link no file that the composite was opened from; each is read, checked and copied.
 
         Raises:
             ExportError: the layout cannot hold the model.
+            AlteredCheckpoint: it was opened from a directory, and a file there that must be read was changed.
             StorageError: the file system refuses.
         """
-        checkpoint = self.checkpoint(layout or self.default_layout())
-        with new_directory(target, overwrite=overwrite) as partial:
-            checkpoint.write(partial, self.tokenizer)
+        layout = layout or self.default_layout()
+        checkpoint = self.checkpoint(layout)
+        with new_directory(target, overwrite=overwrite, read_only="*.safetensors") as partial:
+            files = checkpoint.write(partial, self.tokenizer, take=Resting(self.origin, copy))
+            (partial / PROVENANCE).write_bytes(encode(self.provenance.to_json(layout, files)))
         return Path(target)
 
     def _card(self, layout: Layout) -> str:
@@ -158,6 +179,7 @@ def open_composite(path: str | Path) -> Composite:
 
     Raises:
         CheckpointError: the directory is not a composite that quiltwork saved.
+        AlteredCheckpoint: it is not as it was saved, as far as a look at what is small can tell.
         ExportError: it is a soup, which holds a sum only.
         InvalidOption: it is a mixture on tables or a composed network.
     """
@@ -169,8 +191,9 @@ def open_composite(path: str | Path) -> Composite:
             why="it holds a mixture on tables or a composed network, and this opens language models",
             mend="Open it with quiltwork.compose.reopen.open_any.",
         )
-    assembly = disassemble(path, tuple(e.party for e in provenance.contributions))
-    return Composite(assembly, provenance, TokenizerFiles.read(path))
+    written = read_written(path)
+    assembly = disassemble(path, provenance.parties)
+    return Composite(assembly, provenance, TokenizerFiles.read(path), written.records())
 
 
 def saved_layout(path: str | Path) -> Layout:

@@ -1,18 +1,25 @@
 """Where a composite comes from: quiltwork.json, the one file that every saved composite has.
 
 It lists what went in (party, digest, licence), sorted by party, and names the method and the layout. Nothing in it
-names code. Only to a composed network may a party have handed over several contributions.
+names code. Only to a composed network may a party have handed over several contributions; to a language model an owner
+may hand over several experts, each under a label of its own, ``OWNER.SHARE``.
+
+Of a language model it also holds the method's options, so that others can join, and the size and digest of every other
+file (`quiltwork.composite.written` holds the directory against them).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from quiltwork.contribution.canonical import encode
+from quiltwork.contribution.fields import LABEL, is_named, owner_of
 from quiltwork.errors import CheckpointError
+from quiltwork.files import FileRecord
 from quiltwork.models.assembly import Layout
 from quiltwork.models.base import read_json
 
@@ -29,11 +36,16 @@ _MEND = "Compose the model again."
 
 @dataclass(frozen=True)
 class Entry:
-    """One contribution in a composite: whose it is, its digest, its licence."""
+    """One contribution in a composite: its label, its digest, its licence."""
 
     party: str
     digest: str
     licence: str
+
+    @property
+    def owner(self) -> str:
+        """Whose it is: the label up to the dot."""
+        return owner_of(self.party)
 
 
 @dataclass(frozen=True)
@@ -45,16 +57,25 @@ class Provenance:
         method: name of the method.
         contributions: what went in, sorted by party.
         base_name: what the base is called on a model hub, where someone said so.
+        options: the fields of a language method as JSON, without who takes part; None where they cannot be written.
     """
 
     base: str | None
     method: str
     contributions: tuple[Entry, ...]
     base_name: str | None = None
+    options: Mapping[str, Any] | None = None
+
+    @property
+    def parties(self) -> tuple[str, ...]:
+        """The labels, sorted."""
+        return tuple(entry.party for entry in self.contributions)
 
     def without(self, party: str) -> Provenance:
-        """The provenance of the composite without ``party``."""
-        return replace(self, contributions=tuple(e for e in self.contributions if e.party != party))
+        """The provenance of the composite without ``party``: an owner with all its shares, or one of them."""
+        rest = tuple(e for e in self.contributions if not is_named(e.party, [party]))
+        options = None if self.options is None else kept_options(self.options, [e.party for e in rest])
+        return replace(self, contributions=rest, options=options)
 
     def refuse_revoked(self, trust: Trust) -> None:
         """Refuse a composite of which a party took its contribution back.
@@ -66,17 +87,25 @@ class Provenance:
             mend = f"Take it out: quiltwork remove DIRECTORY --party {entry.party} --out NEW, or compose without it."
             trust.refuse_revoked(entry.party, entry.digest, mend)
 
-    def to_json(self, layout: Layout | Literal["table"]) -> dict[str, Any]:
-        """The content of quiltwork.json."""
+    def to_json(self, layout: Layout, files: Mapping[str, FileRecord]) -> dict[str, Any]:
+        """The content of quiltwork.json of a language model.
+
+        Args:
+            layout: how its tensors are written.
+            files: every other file of the directory.
+        """
         named = {} if self.base_name is None else {"base_name": self.base_name}
-        return named | {
+        value = named | {
             "format": FORMAT,
             "version": 1,
             "layout": layout,
             "base": self.base,
             "method": self.method,
+            "options": self.options,
             "contributions": [vars(e) for e in self.contributions],
+            "files": {name: vars(files[name]) for name in sorted(files)},
         }
+        return value | {"digest": digest_over(value)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: Path) -> Provenance:
@@ -96,15 +125,34 @@ class Provenance:
             if parties != due or len(set(entries)) < len(entries):
                 raise KeyError("parties are not sorted, or one is there twice")
             base, name = value["base"], value.get("base_name")
+            options = value["options"] if value["layout"] in ("portable", "native") else None
+            if not (options is None or isinstance(options, dict)):
+                raise KeyError("the method's options are no object")
             if name is not None and not (isinstance(name, str) and HUB_NAME.fullmatch(name)):
                 raise KeyError("the base's name is none of a model hub")
-            return cls(None if base is None else str(base), str(value["method"]), entries, name)
+            return cls(None if base is None else str(base), str(value["method"]), entries, name, options)
         except (KeyError, TypeError) as error:
             raise CheckpointError(
                 f"'{where}'",
                 why=f"it is not provenance that this version of quiltwork wrote ({error})",
                 mend=_MEND,
             ) from error
+
+
+def digest_over(value: Mapping[str, Any]) -> str:
+    """The digest of what quiltwork.json says: over all its fields but ``digest``."""
+    return FileRecord.of(encode({name: item for name, item in value.items() if name != "digest"})).digest
+
+
+def kept_options(options: Mapping[str, Any], parties: Iterable[str]) -> dict[str, Any]:
+    """A method's options as they are remembered of a composite of ``parties``.
+
+    Who takes part is said by its contributions, so ``include`` is dropped, and with a party goes its weight.
+    """
+    kept = {name: value for name, value in options.items() if name != "include"}
+    if isinstance(weights := kept.get("weights"), Mapping):
+        kept["weights"] = {name: weights[name] for name in sorted({"base", *parties} & weights.keys())}
+    return kept
 
 
 def read_provenance(path: Path) -> Provenance:
@@ -119,7 +167,7 @@ def read_provenance(path: Path) -> Provenance:
         raise CheckpointError(f"'{path}'", why=f"it holds no {PROVENANCE}", mend=mend)
     provenance = Provenance.from_json(read_json(where), where)
     for entry in provenance.contributions:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", entry.party):
+        if not re.fullmatch(LABEL, entry.party):
             raise CheckpointError(f"party {entry.party!r} in '{where}'", why="it is not a party's name", mend=_MEND)
     return provenance
 
