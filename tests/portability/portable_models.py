@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from family_mixtures import TEXT, composite_model, family_base, logits, mixture_of, some_text, written
 from safetensors.torch import load_file, save_file
 
+from family_mixtures import TEXT, composite_model, family_base, logits, mixture_of, some_text, written
 from quiltwork.compose.parts import body
 from quiltwork.models.assembly import Blend, Experts
 from quiltwork.models.base import Base
