@@ -11,6 +11,7 @@ from reduction_machines import FAMILIES, D, machines, noisy, spoiled, table_of, 
 
 from quiltwork.compose.reduction import Reduction
 from quiltwork.compose.screening import screen
+from quiltwork.errors import InvalidOption
 from quiltwork.evidence.covariates import CovariateSummary
 from quiltwork.models.mixture.experts.gaussian import GaussianExperts
 from quiltwork.models.mixture.gates import ConstantWeights
@@ -115,6 +116,15 @@ def test_impossible_fits_are_refused_outright() -> None:
     )
     assert "not finite" in found["m0"]
     assert "collapsed" in found["m1"]
+
+
+def test_where_every_fit_is_impossible_the_reduction_is_refused() -> None:
+    locals_ = machines(count=2)
+    experts: Any = locals_[0].mixture.experts
+    huge = GaussianExperts(np.full_like(experts.coefficients, 1e200), experts.variances)
+    overflowing = [replace(one, mixture=Mixture(one.mixture.gate, huge)) for one in locals_]
+    with pytest.raises(InvalidOption, match=r"none of them.*m0.*m1"):
+        Reduction().solve(table_of("gaussian"), overflowing)
 
 
 def test_a_majority_remains() -> None:

@@ -105,8 +105,8 @@ class Reduction:
         """The reduced mixture, who was left out and why, the objective after each step.
 
         Raises:
-            InvalidOption: K is larger than the number of pooled experts, public rows do not fit the table, or experts
-                are to be pooled by precision that are not Gaussian.
+            InvalidOption: K is larger than the number of pooled experts, public rows do not fit the table, experts
+                are to be pooled by precision that are not Gaussian, or screening leaves no machine.
             MissingPart: a machine did not declare what ``needs`` says.
         """
         excluded, kept = self._screened(table, locals)
@@ -146,7 +146,14 @@ class Reduction:
         else:
             x = self._public(locals_)[:: -(-len(self.support) // SCREENING_ROWS)]
         excluded = screen(locals_, x, _posterior(locals_))
-        return excluded, [local for local in locals_ if local.party not in excluded]
+        kept = [local for local in locals_ if local.party not in excluded]
+        if not kept:
+            raise InvalidOption(
+                "the machines",
+                why="screening leaves none of them: " + "; ".join(f"{name}: {why}" for name, why in excluded.items()),
+                mend="Ask their parties for other fits.",
+            )
+        return excluded, kept
 
     def _reduced(self, locals_: Sequence[Local], k: int) -> tuple[Reduced, Mapping[str, str]]:
         """The reduction to K experts, and those left out since they have fewer and stand far from it.
