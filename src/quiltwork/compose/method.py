@@ -53,6 +53,7 @@ from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import BaseMismatch, DuplicateParty, ExportError, InvalidOption, MissingPart, TokenizerMismatch
 from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.models.assembly import Assembly, Blend
+from quiltwork.models.averaged import AveragedExperts
 from quiltwork.models.base import Base
 from quiltwork.models.checkpoint import TokenizerFiles
 
@@ -198,7 +199,13 @@ def _compose_language(
         public = {part: histogram_of(public, part) for part in FEATURES if part in public.parts}
     assembly = method.assemble(base, ordered, public or {})
     entries = _entries([c for c in ordered if c.party in assembly.parties])
-    provenance = Provenance(base.digest, method.name, entries, options=_options(method, assembly.parties))
+    provenance = Provenance(
+        base.digest,
+        method.name,
+        entries,
+        options=_options(method, assembly.parties),
+        averaged=isinstance(assembly, AveragedExperts),
+    )
     return Composite(assembly, provenance, TokenizerFiles.of(base))
 
 

@@ -24,6 +24,7 @@ from quiltwork.contribution.fields import is_named
 from quiltwork.errors import ExportError, InvalidOption
 from quiltwork.files import FileRecord, new_directory
 from quiltwork.models.assembly import Assembly, Layout, require_party
+from quiltwork.models.averaged import AveragedExperts
 from quiltwork.models.base import read_json
 from quiltwork.models.checkpoint import Checkpoint, TokenizerFiles
 from quiltwork.models.disassembly import disassemble
@@ -67,10 +68,13 @@ class Composite:
 
         Raises:
             InvalidOption: the party is not in it.
-            ExportError: nobody would be left.
+            ExportError: nobody would be left, or the body is an average that was saved.
+            NeedsRetraining: the composite was tuned with the party in it.
         """
         leaving = [label for label in self.parties if is_named(label, [party])]
         require_party(self.assembly, leaving[0] if leaving else party)
+        if not isinstance(self.assembly, AveragedExperts):
+            self.provenance.require_apart(f"removing party '{party}'")
         if len(leaving) == len(self.parties):
             raise ExportError(f"removing party '{party}'", why="it is the only one left", mend="Use the base itself.")
         assembly = self.assembly

@@ -16,9 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import ValidationError
+
+from quiltwork.composite.tuned import Tuned
 from quiltwork.contribution.canonical import encode
 from quiltwork.contribution.fields import LABEL, is_named, owner_of
-from quiltwork.errors import CheckpointError
+from quiltwork.errors import CheckpointError, ExportError, NeedsRetraining
 from quiltwork.files import FileRecord
 from quiltwork.models.assembly import Layout
 from quiltwork.models.base import read_json
@@ -58,6 +61,8 @@ class Provenance:
         contributions: what went in, sorted by party.
         base_name: what the base is called on a model hub, where someone said so.
         options: the fields of a language method as JSON, without who takes part; None where they cannot be written.
+        tuned: what was tuned on public text after composing, if anything was.
+        averaged: the body is a mean over the parties, of which a saved model has the sum only.
     """
 
     base: str | None
@@ -65,6 +70,8 @@ class Provenance:
     contributions: tuple[Entry, ...]
     base_name: str | None = None
     options: Mapping[str, Any] | None = None
+    tuned: Tuned | None = None
+    averaged: bool = False
 
     @property
     def parties(self) -> tuple[str, ...]:
@@ -76,6 +83,29 @@ class Provenance:
         rest = tuple(e for e in self.contributions if not is_named(e.party, [party]))
         options = None if self.options is None else kept_options(self.options, [e.party for e in rest])
         return replace(self, contributions=rest, options=options)
+
+    def require_apart(self, doing: str) -> None:
+        """Refuse to divide among the parties what holds them together.
+
+        Args:
+            doing: what is asked for, ``"removing party 'acme'"`` say.
+
+        Raises:
+            NeedsRetraining: the model was tuned with all parties in it.
+            ExportError: its body is an average.
+        """
+        if self.tuned is not None:
+            raise NeedsRetraining(
+                doing,
+                why=f"the model was tuned on public text with all its parties in it ({self.tuned.what})",
+                mend="Do it to the composite from before tuning, then tune again: quiltwork tune.",
+            )
+        if self.averaged:
+            raise ExportError(
+                doing,
+                why="the body of the model is an average, in which no party can be told from another",
+                mend="Run `quiltwork compose` with the contributions of the parties that you want.",
+            )
 
     def refuse_revoked(self, trust: Trust) -> None:
         """Refuse a composite of which a party took its contribution back.
@@ -94,8 +124,10 @@ class Provenance:
             layout: how its tensors are written.
             files: every other file of the directory.
         """
-        named = {} if self.base_name is None else {"base_name": self.base_name}
-        value = named | {
+        stated: dict[str, Any] = {} if self.base_name is None else {"base_name": self.base_name}
+        stated |= {"averaged": True} if self.averaged else {}
+        stated |= {} if self.tuned is None else {"tuned": self.tuned.model_dump(mode="json")}
+        value = stated | {
             "format": FORMAT,
             "version": 1,
             "layout": layout,
@@ -130,8 +162,13 @@ class Provenance:
                 raise KeyError("the method's options are no object")
             if name is not None and not (isinstance(name, str) and HUB_NAME.fullmatch(name)):
                 raise KeyError("the base's name is none of a model hub")
-            return cls(None if base is None else str(base), str(value["method"]), entries, name, options)
-        except (KeyError, TypeError) as error:
+            tuned = None if value.get("tuned") is None else Tuned.model_validate(value["tuned"])
+            averaged = value.get("averaged", False)
+            if not isinstance(averaged, bool):
+                raise KeyError("'averaged' is neither true nor false")
+            identity = None if base is None else str(base), str(value["method"])
+            return cls(*identity, entries, name, options, tuned, averaged)
+        except (KeyError, TypeError, ValidationError) as error:
             raise CheckpointError(
                 f"'{where}'",
                 why=f"it is not provenance that this version of quiltwork wrote ({error})",
