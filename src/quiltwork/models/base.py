@@ -5,7 +5,8 @@ Its identity is one digest over everything that decides what the model computes:
     SHA-256( canonical JSON of { family, identity fields of config.json, tokenizer, tensors: {name: SHA-256} } )
 
 so that two copies agree, whatever library version wrote their configs, and any change to a weight, to the tokenizer
-or to, say, the rotary base disagrees.
+or to, say, the rotary base disagrees. Of a base that is a mixture, its experts, their rows and the rule by which they
+answer are part of it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quiltwork.errors import CheckpointError
-from quiltwork.models.families import ROLES, Family, Role, family_of
+from quiltwork.models.families import ROLES, Family, Role, family_of, format_of
+from quiltwork.models.own_experts import OwnExperts, read_mixture
 from quiltwork.models.sources import Source, Sources, open_file, torch_dtype
 from quiltwork.streaming.layout import Dtype
 
@@ -98,19 +100,31 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Base:
-    """A dense checkpoint on disk; nothing of it is loaded until asked for.
+    """A checkpoint on disk; nothing of it is loaded until asked for.
+
+    A checkpoint that is a mixture of experts is seen as the dense model with its body and its first expert, and
+    ``own`` holds the rest.
 
     Attributes:
         path: its directory.
         config: config.json, with the fields filled in that its family leaves to defaults.
         family: its row in the table of families.
-        tensors: every tensor by its name on disk.
+        tensors: every tensor by its name on disk; of a mixture by the names of the dense model.
+        known: its digest, where a record of it is trusted instead of reading everything.
+        own: the experts of a mixture; None for a dense checkpoint.
     """
 
     path: Path
     config: Mapping[str, Any]
     family: Family
     tensors: Sources
+    known: str | None = None
+    own: OwnExperts | None = None
+
+    @property
+    def model_type(self) -> str:
+        """What config.json calls the checkpoint's architecture."""
+        return self.family.name if self.own is None else self.family.moe.model_type
 
     @property
     def layers(self) -> int:
@@ -143,7 +157,7 @@ class Base:
         return torch_dtype(self.dtype)
 
     def ffn(self) -> dict[tuple[int, Role], Source]:
-        """The feed-forward tensors by layer and role."""
+        """The feed-forward tensors by layer and role; of a mixture those of its first expert."""
         keys = [(layer, role) for layer in range(self.layers) for role in ROLES]
         return {key: self.tensors[self.family.ffn_name(*key)] for key in keys}
 
@@ -154,7 +168,9 @@ class Base:
 
     @cached_property
     def digest(self) -> str:
-        """The digest that names the base (see the module's docstring); reads every tensor once."""
+        """The digest that names the base (see the module's docstring); reads every tensor once, unless it is known."""
+        if self.known is not None:
+            return self.known
         identity = {
             "family": self.family.name,
             "config": {field: self.config.get(field) for field in (*_IDENTITY, *self.family.identity)}
@@ -162,6 +178,8 @@ class Base:
             "tokenizer": self.tokenizer_digest,
             "tensors": {name: tensor_digest(source) for name, source in self.tensors.items()},
         }
+        if self.own is not None:
+            identity["own"] = self.own.rule | {name: tensor_digest(s) for name, s in self.own.tensors().items()}
         return sha256(canonical(identity))
 
     @cached_property
@@ -228,28 +246,34 @@ def open_base(path: str | Path) -> Base:
     """Open the base checkpoint in directory ``path``.
 
     Raises:
-        CheckpointError: not a dense safetensors checkpoint of a known family, or tensors are missing.
+        CheckpointError: not a safetensors checkpoint of a known family or mixture format, or tensors are missing.
+        ExportError: a mixture whose layers no dense family has.
     """
     path = Path(path)
     if not path.is_dir():
         raise CheckpointError(
             f"base '{path}'", why="there is no such directory", mend="Give a local checkpoint directory."
         )
+    where = f"'{path}'"
     config = read_json(path / "config.json")
     family = family_of(config, where=f"'{path / 'config.json'}'")
     for field in _SIZES:
         if not isinstance(config.get(field), int) or config[field] < 1:
             raise CheckpointError(
-                f"config field '{field}' of base '{path}'",
+                f"config field '{field}' of base {where}",
                 why=f"it is {config.get(field)!r}, and a size is needed",
                 mend="Fetch the checkpoint again.",
             )
+    if format_of(config) is not None:
+        body = family.complete(family.moe.body_config(config, family.architecture))
+        tensors, own = read_mixture(family, config, body, open_tensors(path), where)
+        return Base(path, body, family, tensors, own=own)
     base = Base(path, family.complete(config), family, open_tensors(path))
     # transformers fills missing tensors with random numbers and goes on
     missing = [name for name in family.tensor_names(config) if name not in base.tensors]
     if missing:
         raise CheckpointError(
-            f"base '{path}'",
+            f"base {where}",
             why=f"tensors are missing ({len(missing)}), the first is '{missing[0]}'",
             mend="Fetch the checkpoint again, or check that it is a dense model.",
         )

@@ -23,11 +23,10 @@ from quiltwork.models.moe_formats import (
     QWEN3_MOE,
     ROLES,
     MoEFormat,
-    OwnMixture,
     Role,
 )
 
-__all__ = ["FAMILIES", "ROLES", "Family", "MoEFormat", "OwnMixture", "Role", "family_of", "format_of"]
+__all__ = ["FAMILIES", "ROLES", "Family", "MoEFormat", "Role", "family_of", "format_of"]
 
 
 @dataclass(frozen=True)

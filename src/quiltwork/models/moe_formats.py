@@ -26,15 +26,18 @@ ROLES: tuple[Role, ...] = ("gate_proj", "up_proj", "down_proj")
 ORIGIN = "quiltwork"
 """Config field of a portable composite that says what its base was."""
 
+ROUTING = "quiltwork_routing"
+"""Config field of a portable composite whose rows were computed, that says of what."""
+
 
 @dataclass(frozen=True)
-class OwnMixture:
-    """The mixture that a base already is.
+class Selection:
+    """Which experts of a mixture answer a token.
 
     Attributes:
-        experts: number of its experts, n0.
+        experts: number of experts.
         top_k: how many of them answer a token.
-        renormalise: whether the top-k weights are rescaled to sum to one.
+        renormalise: whether their weights are rescaled to sum to one.
     """
 
     experts: int
@@ -82,7 +85,7 @@ class MoEFormat:
     @property
     def fields(self) -> frozenset[str]:
         """Config fields that belong to the mixture and not to its body."""
-        own = {self.count_field, "num_experts_per_tok", "output_router_logits", "norm_topk_prob", ORIGIN}
+        own = {self.count_field, "num_experts_per_tok", "output_router_logits", "norm_topk_prob", ORIGIN, ROUTING}
         return frozenset(own | set(dict(self.extra)) | ({self.width_field} if self.width_field else set()))
 
     def expert_name(self, layer: int, expert: int, role: Role) -> str:
@@ -140,13 +143,16 @@ class MoEFormat:
         """
         full = dict(self.defaults) | dict(config)
         self._require_room(full)
-        full.setdefault("rope_theta", dict(self.defaults)["rope_theta"])
         dense = {name: value for name, value in full.items() if name not in self.fields}
         width = {"intermediate_size": full[self.width_field]} if self.width_field else {}
         return dense | {"model_type": self.twin, "architectures": [architecture]} | width
 
-    def own(self, config: Mapping[str, Any], where: str) -> OwnMixture:
-        """The experts that a checkpoint in this format brings along.
+    def selection(self, config: Mapping[str, Any], where: str) -> Selection:
+        """How many experts a checkpoint in this format has, and how they answer.
+
+        Args:
+            config: config.json, with the format's defaults filled in.
+            where: whose it is, for the message.
 
         Raises:
             CheckpointError: a number is missing or impossible, or some layers are no mixtures, or the experts are not
@@ -168,7 +174,7 @@ class MoEFormat:
                     mend="Use a base whose layers are plain mixtures, or a dense base.",
                 )
         renormalise = self.renormalises == "always" or bool(config.get("norm_topk_prob", False))
-        return OwnMixture(int(experts), int(top_k), renormalise)  # type: ignore[arg-type]
+        return Selection(int(experts), int(top_k), renormalise)  # type: ignore[arg-type]
 
     def _require_room(self, body: Mapping[str, Any]) -> None:
         for field in self.forbidden:
