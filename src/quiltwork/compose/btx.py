@@ -89,4 +89,4 @@ def _first_row(base: Base, seed: int, party: str, layer: int) -> Source:
     digest = hashlib.sha256(f"{seed}\0{party}\0{layer}".encode()).digest()
     generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
     row = ROW_SCALE * generator.standard_normal(base.hidden_size)
-    return Source.of(torch.from_numpy(row).to(base.dtype))
+    return Source.of(torch.from_numpy(row).to(base.torch_dtype))

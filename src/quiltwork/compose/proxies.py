@@ -22,7 +22,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from quiltwork.compose.method import histogram_of
+from quiltwork.compose.statistics import histogram_of
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import InvalidOption, MissingPart
 from quiltwork.evidence.bigrams import document_cells

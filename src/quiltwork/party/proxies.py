@@ -27,7 +27,7 @@ from quiltwork.training.choosing import best, bigram_vectors, diverse
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FEATURES = 2**18
+FEATURES = 2**16
 """Hash cells of the classifier."""
 
 MOST_OWN = 10_000
