@@ -1,50 +1,137 @@
-"""``quiltwork add``: let parties join a composed mixture of experts, or composed networks."""
+"""``quiltwork add``: let parties join a composed model."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from quiltwork.cli import networks
-from quiltwork.cli.inputs import print_json, read_contributions
+from quiltwork.cli.inputs import print_json, public_text, read_contributions, say, weights
 from quiltwork.cli.tables import open_mixture, told
 from quiltwork.cli.trusting import Revocations, TrustFile, trusted
+from quiltwork.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from quiltwork.contribution.sealed import Contribution
+    from quiltwork.contribution.trust import Trust
 
 NAME = "add"
-HELP = """Let parties join a composed mixture of experts, or composed networks.
+HELP = """Let parties join a composed model.
 
 The result is byte for byte what composing all of them at once would have written, with the method and the options that
 the composed model remembers; the contributions that are in it already are not needed. To networks a party that is in
-them may hand over more, stitches that it trained, say. A language model is composed again instead."""
-EXAMPLES = """Example:
+them may hand over more, stitches that it trained, say.
 
-`quiltwork add composed machine-9 machine-10 --out composed-of-ten`"""
+Of a language model, the files of those who are in it already are linked and not copied (`--copy` copies them). Base and
+public text are needed only where the method must ask them something; they must be those of the composed model. A soup
+is a sum that nobody can join: compose it again."""
+EXAMPLES = """Examples:
+
+`quiltwork add composed machine-9 machine-10 --out composed-of-ten`
+
+`quiltwork add composed acme --weight acme=2 --out composed-with-acme`"""
+_TEXT = "Language models"
 
 
 def run(
-    composed: Annotated[Path, typer.Argument(help="A composed mixture of experts, or networks.")],
+    composed: Annotated[Path, typer.Argument(help="A composed model.")],
     contributions: Annotated[list[Path], typer.Argument(help="Contribution directories of those who join.")],
     out: Annotated[Path, typer.Option(help="Directory to write.")],
+    base: Annotated[
+        Path | None, typer.Option(help="Directory of the public base checkpoint.", rich_help_panel=_TEXT)
+    ] = None,
+    public: Annotated[
+        list[Path] | None,
+        typer.Option(help="The public text that the model was composed with.", rich_help_panel=_TEXT),
+    ] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(help="PARTY=WEIGHT of one who joins. Repeatable.", rich_help_panel=_TEXT)
+    ] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Link no file.", rich_help_panel=_TEXT)] = False,
     trust: TrustFile = None,
     revocations: Revocations = None,
     max_bytes: Annotated[int | None, typer.Option(help="Refuse a contribution larger than this.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing directory.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Let parties join a composed mixture of experts, or composed networks."""
-    from quiltwork.compose.joining import joined, joined_network
+    """Let parties join a composed model."""
+    from quiltwork.composite import saved_kind
+    from quiltwork.files import require_absent
 
     opened = trusted(trust, revocations)
-    if networks.is_network(composed):
-        late = read_contributions(contributions, max_bytes)
-        network = joined_network(networks.open_network(composed), late, trust=opened)
-        network.save(out, overwrite=overwrite)
-        result = networks.told(network, out, late)
+    kind = saved_kind(composed)
+    stated = {"--base": base, "--public": public, "--weight": weight, "--copy": copy}
+    if kind != "language" and (odd := [name for name, value in stated.items() if value]):
+        raise InvalidOption(odd[0], why="it is for language models, and this is none", mend="Leave it out.")
+    require_absent(out, overwrite)
+    _require_contributions(contributions)
+    late = read_contributions(contributions, max_bytes)
+    if kind == "language":
+        result = _text(composed, late, base, public or [], weights(weight or []), opened, out, overwrite, copy)
+    elif kind == "network":
+        result = _network(composed, late, opened, out, overwrite)
     else:
-        whole = joined(open_mixture(composed), read_contributions(contributions, max_bytes), trust=opened)
-        whole.save(out, overwrite=overwrite)
-        result = told(whole, out)
+        result = _tables(composed, late, opened, out, overwrite)
     if json:
         print_json(result)
+
+
+def _require_contributions(paths: list[Path]) -> None:
+    from quiltwork.composite import PROVENANCE
+
+    for path in paths:
+        if (path / PROVENANCE).is_file():
+            raise InvalidOption(
+                f"contribution '{path}'",
+                why="it is a composed model, and models join by the contributions that they were composed of",
+                mend="Name the contributions of its parties.",
+            )
+
+
+def _text(
+    composed: Path,
+    late: list[Contribution],
+    base: Path | None,
+    public: list[Path],
+    weighted: dict[str, float],
+    trust: Trust | None,
+    out: Path,
+    overwrite: bool,
+    copy: bool,
+) -> dict[str, Any]:
+    from quiltwork.compose.joining_language import joined_language
+    from quiltwork.composite import PROVENANCE, open_composite, saved_layout
+    from quiltwork.models.base import open_base, read_json
+
+    opened = open_base(base) if base is not None else None
+    if public and opened is None:
+        raise InvalidOption("--public", why="text is read with the base's tokenizer", mend="Give --base too.")
+    described = public_text(public, opened) if opened is not None else None
+    whole = joined_language(
+        open_composite(composed), late, base=opened, public=described, weights=weighted, trust=trust
+    )
+    whole.save(out, layout=saved_layout(composed), overwrite=overwrite, copy=copy)
+    say(f"wrote {out}: {', '.join(whole.parties)}")
+    return read_json(out / PROVENANCE) | {"path": str(out)}
+
+
+def _network(
+    composed: Path, late: list[Contribution], trust: Trust | None, out: Path, overwrite: bool
+) -> dict[str, Any]:
+    from quiltwork.compose.joining import joined_network
+
+    network = joined_network(networks.open_network(composed), late, trust=trust)
+    network.save(out, overwrite=overwrite)
+    return networks.told(network, out, late)
+
+
+def _tables(
+    composed: Path, late: list[Contribution], trust: Trust | None, out: Path, overwrite: bool
+) -> dict[str, Any]:
+    from quiltwork.compose.joining import joined
+
+    whole = joined(open_mixture(composed), late, trust=trust)
+    whole.save(out, overwrite=overwrite)
+    return told(whole, out)

@@ -15,8 +15,10 @@ NAME = "remove"
 HELP = """Take a party out of a composed model.
 
 The result is byte for byte what composing without that party would have written; neither base nor contributions are
-needed. A soup is a sum that cannot be taken apart: compose it again without the party. From composed networks all that
-the party handed over leaves, what others released about its network, and what was trained on top of either."""
+needed. An owner who handed over several experts of a language model leaves with all of them, or with one: `--party
+acme.code`. The files of those who stay are linked and not copied (`--copy` copies them), except where a public format
+numbers experts. A soup is a sum that cannot be taken apart: compose it again without the party. From composed networks
+all that the party handed over leaves, what others released about its network, and what was trained on top of either."""
 EXAMPLES = """Example:
 
 `quiltwork remove composed --party acme --out composed-without-acme`"""
@@ -26,6 +28,7 @@ def run(
     composed: Annotated[Path, typer.Argument(help="A composed checkpoint.")],
     party: Annotated[str, typer.Option(help="Who leaves.")],
     out: Annotated[Path, typer.Option(help="Directory to write.")],
+    copy: Annotated[bool, typer.Option("--copy", help="Of a language model, link no file.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing directory.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -43,7 +46,7 @@ def run(
         result = networks.told(composite, out)
     else:
         layout = saved_layout(composed)
-        composite.save(out, layout=layout, overwrite=overwrite)
+        composite.save(out, layout=layout, overwrite=overwrite, copy=copy)
         say(f"wrote {out}: {', '.join(composite.parties)} remain")
         result = read_json(out / PROVENANCE) | {"path": str(out)}
     if json:

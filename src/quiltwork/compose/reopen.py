@@ -16,8 +16,10 @@ from pydantic import TypeAdapter, ValidationError
 from quiltwork.compose.aligned_average import AlignedAverage
 from quiltwork.compose.ambient import AmbientMixture
 from quiltwork.compose.combine import Combine
+from quiltwork.compose.ensemble import Ensemble
 from quiltwork.compose.gaussian_head import GaussianHead
 from quiltwork.compose.middle import Middle
+from quiltwork.compose.mixture import MixtureOfExperts
 from quiltwork.compose.network_alone import NetworkAlone
 from quiltwork.compose.network_soup import NetworkSoup
 from quiltwork.compose.precision_average import PrecisionAverage
@@ -34,6 +36,7 @@ from quiltwork.composite import (
 )
 from quiltwork.composite.network_files import read_network
 from quiltwork.composite.provenance import PROVENANCE, read_provenance
+from quiltwork.composite.saved import options_of
 from quiltwork.composite.table_files import read_table
 from quiltwork.contribution.canonical import encode
 from quiltwork.errors import CheckpointError, CompatibilityError, ContributionError, InvalidOption
@@ -59,7 +62,19 @@ NETWORK_METHODS: Mapping[str, type[NetworkMethod]] = {
 }
 """Methods over networks by the name in provenance."""
 
-M = TypeVar("M", TableMethod, NetworkMethod)
+LANGUAGE_METHODS: Mapping[str, type[Ensemble] | type[MixtureOfExperts]] = {
+    "btm": Ensemble,
+    "uniform_ensemble": Ensemble,
+    "evidence_ffn": MixtureOfExperts,
+    "evidence_full": MixtureOfExperts,
+    "evidence_rows": MixtureOfExperts,
+    "learned_rows": MixtureOfExperts,
+    "prompt_rows": MixtureOfExperts,
+    "residual_lda": MixtureOfExperts,
+}
+"""Methods whose language models others can join, by the name in provenance."""
+
+M = TypeVar("M")
 
 
 def open_any(path: str | Path, *, trust: Trust | None = None) -> Composite | TableComposite | NetworkComposite:
@@ -135,6 +150,14 @@ def make_table_method(name: str, options: Mapping[str, Any], where: Path) -> Tab
 def make_network_method(name: str, options: Mapping[str, Any], where: Path) -> NetworkMethod:
     """The method over networks of a name: as `make_table_method`."""
     return _made(NETWORK_METHODS, name, options, where)
+
+
+def make_language_method(name: str, options: Mapping[str, Any], where: Path) -> Ensemble | MixtureOfExperts:
+    """The method over language models of a name: as `make_table_method`; nothing of the options may be left over."""
+    method = _made(LANGUAGE_METHODS, name, options, where)
+    if options_of(method) != dict(options) or method.name != name:
+        raise _refused(name, where, "they are not those of one method")
+    return method
 
 
 def _made(known: Mapping[str, type[M]], name: str, options: Mapping[str, Any], where: Path) -> M:

@@ -12,23 +12,23 @@ party, so ``open_composite(path).without(p)`` needs no contribution, and ``save`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quiltwork.composite.provenance import HUB_NAME, PROVENANCE, Provenance, read_provenance, saved_kind, unknown_layout
-from quiltwork.composite.written import read_written
+from quiltwork.composite.written import Written, read_written
 from quiltwork.contribution.canonical import encode
 from quiltwork.contribution.fields import is_named
 from quiltwork.errors import ExportError, InvalidOption
-from quiltwork.files import FileRecord, new_directory
+from quiltwork.files import new_directory
 from quiltwork.models.assembly import Assembly, Layout, require_party
 from quiltwork.models.averaged import AveragedExperts
 from quiltwork.models.base import read_json
 from quiltwork.models.checkpoint import Checkpoint, TokenizerFiles
 from quiltwork.models.disassembly import disassemble
-from quiltwork.models.resting import Resting, require_intact
+from quiltwork.models.joining import joined
+from quiltwork.models.resting import Resting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,13 +42,13 @@ class Composite:
         assembly: what it is made of.
         provenance: where that comes from.
         tokenizer: the base's tokenizer.
-        origin: the files that its tensors lie in and what they held when they were written, if it was opened.
+        origin: the directory that its tensors lie in, if it was opened.
     """
 
     assembly: Assembly
     provenance: Provenance
     tokenizer: TokenizerFiles
-    origin: Mapping[Path, FileRecord] = field(default_factory=dict, compare=False, repr=False)
+    origin: Written | None = field(default=None, compare=False, repr=False)
 
     @property
     def parties(self) -> tuple[str, ...]:
@@ -81,6 +81,20 @@ class Composite:
         for label in leaving:
             assembly = assembly.without(label)
         return replace(self, assembly=assembly, provenance=self.provenance.without(party))
+
+    def with_parties(self, late: Composite) -> Composite:
+        """The composite of the parties of both; ``late`` was composed on the same base, by the same method.
+
+        Raises:
+            ExportError: it is a soup, or its body is an average.
+            NeedsRetraining: it was tuned with its parties in it.
+        """
+        self.provenance.require_apart("adding to it")
+        entries = sorted((*self.provenance.contributions, *late.provenance.contributions), key=lambda e: e.party)
+        assembly = joined(self.assembly, late.assembly)
+        return replace(
+            self, assembly=assembly, provenance=self.provenance.with_entries(tuple(entries), late.provenance)
+        )
 
     def with_base_name(self, name: str) -> Composite:
         """The same model, whose card names the base as a model hub does: ``OWNER/NAME``.
@@ -119,8 +133,8 @@ class Composite:
 
         from quiltwork.models.register import register
 
-        for path, record in self.origin.items():
-            require_intact(path, record)
+        if self.origin is not None:
+            self.origin.verify()
         register()
         checkpoint = self.assembly.checkpoint("native")
         config = AutoConfig.for_model(**dict(checkpoint.config))
@@ -152,7 +166,8 @@ class Composite:
         layout = layout or self.default_layout()
         checkpoint = self.checkpoint(layout)
         with new_directory(target, overwrite=overwrite, read_only="*.safetensors") as partial:
-            files = checkpoint.write(partial, self.tokenizer, take=Resting(self.origin, copy))
+            known = self.origin.records() if self.origin is not None else {}
+            files = checkpoint.write(partial, self.tokenizer, take=Resting(known, copy))
             (partial / PROVENANCE).write_bytes(encode(self.provenance.to_json(layout, files)))
         return Path(target)
 
@@ -197,7 +212,7 @@ def open_composite(path: str | Path) -> Composite:
         )
     written = read_written(path)
     assembly = disassemble(path, provenance.parties)
-    return Composite(assembly, provenance, TokenizerFiles.read(path), written.records())
+    return Composite(assembly, provenance, TokenizerFiles.read(path), written)
 
 
 def saved_layout(path: str | Path) -> Layout:

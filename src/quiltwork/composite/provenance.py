@@ -63,6 +63,7 @@ class Provenance:
         options: the fields of a language method as JSON, without who takes part; None where they cannot be written.
         tuned: what was tuned on public text after composing, if anything was.
         averaged: the body is a mean over the parties, of which a saved model has the sum only.
+        public: digest of the public text that a language model was composed with (`quiltwork.compose.public_digest`).
     """
 
     base: str | None
@@ -72,6 +73,7 @@ class Provenance:
     options: Mapping[str, Any] | None = None
     tuned: Tuned | None = None
     averaged: bool = False
+    public: str | None = None
 
     @property
     def parties(self) -> tuple[str, ...]:
@@ -83,6 +85,14 @@ class Provenance:
         rest = tuple(e for e in self.contributions if not is_named(e.party, [party]))
         options = None if self.options is None else kept_options(self.options, [e.party for e in rest])
         return replace(self, contributions=rest, options=options)
+
+    def with_entries(self, entries: tuple[Entry, ...], late: Provenance) -> Provenance:
+        """The provenance of the composite of ``entries``, of which ``late`` remembers the options of those who join."""
+        if self.options is None or late.options is None:
+            return replace(self, contributions=entries, options=None)
+        weights = {**self.options.get("weights", {}), **late.options.get("weights", {})}
+        options = {**self.options, "weights": weights} if "weights" in self.options else self.options
+        return replace(self, contributions=entries, options=kept_options(options, [e.party for e in entries]))
 
     def require_apart(self, doing: str) -> None:
         """Refuse to divide among the parties what holds them together.
@@ -134,6 +144,7 @@ class Provenance:
             "base": self.base,
             "method": self.method,
             "options": self.options,
+            "public": self.public,
             "contributions": [vars(e) for e in self.contributions],
             "files": {name: vars(files[name]) for name in sorted(files)},
         }
@@ -157,9 +168,10 @@ class Provenance:
             if parties != due or len(set(entries)) < len(entries):
                 raise KeyError("parties are not sorted, or one is there twice")
             base, name = value["base"], value.get("base_name")
-            options = value["options"] if value["layout"] in ("portable", "native") else None
-            if not (options is None or isinstance(options, dict)):
-                raise KeyError("the method's options are no object")
+            text = value["layout"] in ("portable", "native")
+            options, public = (value["options"], value["public"]) if text else (None, None)
+            if not (options is None or isinstance(options, dict)) or not (public is None or isinstance(public, str)):
+                raise KeyError("the method's options are no object, or the public text's digest is no text")
             if name is not None and not (isinstance(name, str) and HUB_NAME.fullmatch(name)):
                 raise KeyError("the base's name is none of a model hub")
             tuned = None if value.get("tuned") is None else Tuned.model_validate(value["tuned"])
@@ -167,7 +179,7 @@ class Provenance:
             if not isinstance(averaged, bool):
                 raise KeyError("'averaged' is neither true nor false")
             identity = None if base is None else str(base), str(value["method"])
-            return cls(*identity, entries, name, options, tuned, averaged)
+            return cls(*identity, entries, name, options, tuned, averaged, public)
         except (KeyError, TypeError, ValidationError) as error:
             raise CheckpointError(
                 f"'{where}'",
