@@ -7,7 +7,9 @@ Notation, for one token with router input x (the input of the FFN block) and exp
 * ``CoordinatedFFN`` is the owner's side (n = 1, "learning to coordinate", FlexOlmo, arXiv 2507.07024, section 3):
   w = softmax([0, r.x + min(b, 0)]). The base's row is zero: softmax does not change when one vector is added to every
   row, so only the difference to the base's row can be learned, and zero fixes that freedom in the same way for every
-  party. Anchor and expert are separate modules; the anchor cannot move, whatever the optimiser does.
+  party. Anchor and expert are separate modules; the anchor cannot move, whatever the optimiser does. Where the base is
+  a mixture itself, with rows R, the anchor is that mixture and w = softmax([R x, r.x + min(b, 0)]): the expert's share
+  is sigmoid(r.x + min(b, 0) - log sum_e exp(R_e x)), and the anchor has the rest.
 * ``ExpertBank`` is the composed side. Either its rows give w (softmax over all experts in float32, top-k, optional
   renormalisation: exactly the router of transformers' FlexOlmo and Mixtral), or w comes from outside, one weight per
   token and expert, the same for all layers (the prefix-evidence router).
@@ -32,9 +34,11 @@ class Mixing:
 
     Attributes:
         weights: float tensor ``[batch, tokens, experts]``, or None while no pass is running.
+        log_prior: the same as logarithms, for layers whose rows add to them; None elsewhere.
     """
 
     weights: Tensor | None = None
+    log_prior: Tensor | None = None
 
 
 @dataclass
@@ -64,10 +68,18 @@ class CoordinatedFFN(nn.Module):
         draw: which sequences train beside the anchor. In the others the expert answers alone, as it does when a
             router that never consults the rows has chosen it. A share of one is FlexOlmo's training.
         expert: what is trained; None for a copy of the anchor.
+        rows: the rows ``[experts, hidden]`` of an anchor that is a mixture; None for one row of zeros.
     """
 
     def __init__(
-        self, anchor: nn.Module, row: Tensor, *, bias: float | None, draw: AnchorDraw, expert: nn.Module | None = None
+        self,
+        anchor: nn.Module,
+        row: Tensor,
+        *,
+        bias: float | None,
+        draw: AnchorDraw,
+        expert: nn.Module | None = None,
+        rows: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.expert = (copy.deepcopy(anchor) if expert is None else expert).requires_grad_(True)
@@ -75,6 +87,8 @@ class CoordinatedFFN(nn.Module):
         self.row = nn.Parameter(row.clone(), requires_grad=draw.share > 0)
         self.bias = nn.Parameter(torch.tensor([bias], dtype=row.dtype)) if bias is not None else None
         self._draw = draw
+        # in a tuple, torch does not see it: the rows are the anchor's, and are saved once
+        self._rows = (rows,)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix of anchor and expert; ``x`` and result are ``[batch, tokens, hidden]``."""
@@ -83,11 +97,52 @@ class CoordinatedFFN(nn.Module):
         logit = x @ self.row
         if self.bias is not None:
             logit = logit + self.bias.clamp(max=0)
-        share = torch.sigmoid(logit.float())
+        logit = logit.float()
+        if self._rows[0] is not None:
+            logit = logit - functional.linear(x, self._rows[0]).float().logsumexp(dim=-1)
+        share = torch.sigmoid(logit)
         if self._draw.present is not None:
             share = torch.where(self._draw.present, share, 1.0)
         share = share.to(x.dtype).unsqueeze(-1)
         return (1 - share) * self.anchor(x) + share * self.expert(x)  # type: ignore[no-any-return]
+
+
+class FeedForward(nn.Module):
+    """One gated feed-forward network without biases: ``down(act(gate(x)) * up(x))``, as every family here has it.
+
+    Args:
+        gate: ``[intermediate, hidden]``.
+        up: ``[intermediate, hidden]``.
+        down: ``[hidden, intermediate]``.
+        activation: act.
+    """
+
+    def __init__(self, gate: Tensor, up: Tensor, down: Tensor, activation: nn.Module) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = (_linear(weight) for weight in (gate, up, down))
+        self.act_fn = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` and result are ``[..., hidden]``."""
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear.weight = nn.Parameter(weight.detach().clone())
+    return linear
+
+
+def rows_of(block: nn.Module) -> Tensor | None:
+    """The rows ``[experts, hidden]`` of a mixture as transformers builds it; None for a dense feed-forward block."""
+    return block.gate.weight if hasattr(block, "experts") else None  # type: ignore[union-attr, return-value]
+
+
+def first_expert(block: nn.Module) -> FeedForward:
+    """A copy of the first expert of a mixture as transformers builds it (gate above up in one tensor)."""
+    experts = block.experts
+    gate, up = experts.gate_up_proj[0].chunk(2)  # type: ignore[union-attr, index]
+    return FeedForward(gate, up, experts.down_proj[0], experts.act_fn)  # type: ignore[union-attr, index, arg-type]
 
 
 class RowRouter(nn.Module):
@@ -100,6 +155,8 @@ class RowRouter(nn.Module):
         renormalise: rescale the top-k weights to sum to one.
         bias: add a bias per expert to the logits (only the native format keeps it).
         weights: weight of each expert, one if None; its logarithm is added to the logits.
+        share: weight of the logits beside a log-prior from outside.
+        minimum_weight: smaller weights are dropped, except the largest.
     """
 
     def __init__(
@@ -111,6 +168,8 @@ class RowRouter(nn.Module):
         renormalise: bool,
         bias: bool,
         weights: Sequence[float] | None = None,
+        share: float = 1.0,
+        minimum_weight: float = 0.0,
     ) -> None:
         super().__init__()
         if not 1 <= top_k <= experts:
@@ -124,14 +183,25 @@ class RowRouter(nn.Module):
         self.weights = None if weights is None or len(set(weights)) == 1 else tuple(weights)
         self.top_k = top_k
         self.renormalise = renormalise
+        self.share = share
+        self.minimum_weight = minimum_weight
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Weights ``[..., experts]`` in the dtype of ``x``; zero for experts outside the top-k."""
+    def forward(self, x: Tensor, log_prior: Tensor | None = None) -> Tensor:
+        """Weights ``[..., experts]`` in the dtype of ``x``; zero for experts that are not chosen.
+
+        Args:
+            x: router input ``[..., hidden]``.
+            log_prior: float32 ``[..., experts]``, added to ``share`` times the logits; None for logits alone.
+        """
         logits = functional.linear(x, self.weight, self.bias)
         if self.weights is not None:
             logits = logits + logits.new_tensor(self.weights).log()
+        if log_prior is not None:
+            logits = self.share * logits.float() + log_prior
         probabilities = torch.softmax(logits, dim=-1, dtype=torch.float32)
         top, index = probabilities.topk(self.top_k, dim=-1)
+        if self.minimum_weight:
+            top = top * ((top >= self.minimum_weight) | (top == top[..., :1]))
         if self.renormalise:
             top = top / top.sum(dim=-1, keepdim=True)
         return torch.zeros_like(probabilities).scatter(-1, index, top).to(x.dtype)
@@ -143,18 +213,22 @@ class ExpertBank(nn.Module):
     Args:
         experts: the FFNs by the names of their slots (models/slots.py); the first is the base's own.
         router: ``RowRouter``, or a ``Mixing`` that the model fills before each pass.
+        prior: what a ``RowRouter`` adds its logits to, filled likewise; None if it decides alone.
     """
 
-    def __init__(self, experts: Mapping[str, nn.Module], router: RowRouter | Mixing) -> None:
+    def __init__(
+        self, experts: Mapping[str, nn.Module], router: RowRouter | Mixing, prior: Mixing | None = None
+    ) -> None:
         super().__init__()
         self.experts = nn.ModuleDict(dict(experts))
         self.router = router if isinstance(router, RowRouter) else None
-        self._mixing = router if isinstance(router, Mixing) else None
+        self._mixing = router if isinstance(router, Mixing) else prior
 
     def weights(self, x: Tensor) -> Tensor:
         """Mixing weights ``[batch, tokens, experts]`` for router input ``x``."""
         if self.router is not None:
-            return self.router(x)  # type: ignore[no-any-return]
+            log_prior = self._mixing.log_prior if self._mixing is not None else None
+            return self.router(x, log_prior)  # type: ignore[no-any-return]
         assert self._mixing is not None
         if self._mixing.weights is None:
             raise RuntimeError("the model must set the mixing weights before its layers run")
