@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from family_mixtures import composite_model, family_base, logits, mixture_of, written
 from transformers import AutoModelForCausalLM
 
+from family_mixtures import composite_model, family_base, logits, mixture_of, written
 from quiltwork.errors import ExportError
 from quiltwork.models.assembly import Experts
 from quiltwork.models.base import Base

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from family_mixtures import FIELDS, SIZE, composite_model, family_base, logits, mixture_of, written
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from family_mixtures import FIELDS, SIZE, composite_model, family_base, logits, mixture_of, written
 from quiltwork.compose.parts import body
 from quiltwork.errors import CheckpointError, ExportError
 from quiltwork.models.base import Base, open_base

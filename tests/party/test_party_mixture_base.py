@@ -1,17 +1,16 @@
-"""An owner's expert beside a base that is a mixture itself: the mixture stays, and the shares are the joint softmax's."""
+"""An owner's expert beside a base that is a mixture itself: the mixture stays, the shares are the joint softmax's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from family_mixtures import family_base, mixture_of, written
 
+from family_mixtures import family_base, mixture_of, written
 from quiltwork.errors import CheckpointError
 from quiltwork.models.base import Base, open_base
 from quiltwork.models.families import FAMILIES
