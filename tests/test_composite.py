@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from composed_files import mend_records
 from safetensors.torch import load_file, save_file
 
+from composed_files import mend_records
 from quiltwork.compose.ensemble import Ensemble
 from quiltwork.compose.method import compose
-from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
+from quiltwork.compose.mixture import MixtureOfExperts
+from quiltwork.compose.router_evidence import PrefixEvidence
+from quiltwork.compose.router_rows import LearnedRows
 from quiltwork.compose.soup import Soup
 from quiltwork.composite import PROVENANCE, Composite, Entry, Provenance, open_composite, saved_layout
 from quiltwork.contribution.sealed import Contribution
@@ -175,15 +177,15 @@ def test_an_interrupt_while_writing_leaves_things_as_they_were(
         rows.without("ash").save(tmp_path / "out")
     before = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     calls: list[str] = []
-    inner = Contribution.tensor
+    inner = Contribution.pieces
 
-    def interrupted(self: Contribution, name: str) -> Any:
+    def interrupted(self: Contribution, name: str, size: int) -> Any:
         calls.append(name)
         if len(calls) == 9:
             raise KeyboardInterrupt
-        return inner(self, name)
+        return inner(self, name, size)
 
-    monkeypatch.setattr(Contribution, "tensor", interrupted)
+    monkeypatch.setattr(Contribution, "pieces", interrupted)
     with pytest.raises(KeyboardInterrupt):
         rows.save(tmp_path / "out", overwrite=overwrite)
     assert {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -329,10 +331,12 @@ def test_a_model_that_does_not_fit_its_tensors_is_a_defect(rows: Composite, monk
 def test_reading_an_altered_contribution_leaves_nothing(
     rows: Composite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def altered(self: Contribution, name: str) -> Any:
+    def altered(self: Contribution, name: str, size: int) -> Any:
+        yield from inner(self, name, size)
         raise AlteredContribution(name, why="its digest is not the declared one", mend="Fetch it again.")
 
-    monkeypatch.setattr(Contribution, "tensor", altered)
+    inner = Contribution.pieces
+    monkeypatch.setattr(Contribution, "pieces", altered)
     with pytest.raises(AlteredContribution):
         rows.save(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quiltwork.files import FileRecord, record_of
+from quiltwork.files import FileRecord
 from quiltwork.models.base import Base, read_json, rope
 from quiltwork.models.sources import TORCH_NAMES, Sources
 from quiltwork.streaming.layout import Dtype
+from quiltwork.streaming.writing import write_tensors
 
 SHARED = "shared.safetensors"
 ROUTER = "router.safetensors"
@@ -63,11 +64,13 @@ class Checkpoint:
         config: config.json.
         shards: tensors by file.
         documents: further files by name (the model card).
+        beside: tensors by file that no model reads, and which the index therefore leaves out.
     """
 
     config: Mapping[str, Any]
     shards: Mapping[str, Sources]
     documents: Mapping[str, bytes] = field(default_factory=dict)
+    beside: Mapping[str, Sources] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Any]:
         """All tensors of all shards, as sources by name."""
@@ -87,11 +90,12 @@ class Checkpoint:
         """
         weight_map: dict[str, str] = {}
         records: dict[str, FileRecord] = {}
-        for file, table in sorted(self.shards.items()):
+        for file, table in sorted({**self.shards, **self.beside}.items()):
             if table:
                 taken = take(directory / file, table) if take is not None else None
                 records[file] = taken or write_shard(directory / file, table)
-                weight_map |= dict.fromkeys(sorted(table), file)
+        for file, table in sorted(self.shards.items()):
+            weight_map |= dict.fromkeys(sorted(table), file)
         total = sum(source.nbytes for table in self.shards.values() for source in table.values())
         documents = {
             "model.safetensors.index.json": _json({"metadata": {"total_size": total}, "weight_map": weight_map}),
@@ -110,12 +114,8 @@ Take = Callable[[Path, Sources], FileRecord | None]
 
 
 def write_shard(path: Path, table: Sources) -> FileRecord:
-    """Write a safetensors file of some tensors."""
-    from safetensors.torch import save_file
-
-    tensors = {name: source.load().contiguous() for name, source in sorted(table.items())}
-    save_file(tensors, path, metadata={"format": "pt"})
-    return record_of(path)
+    """Write a safetensors file of some tensors, in constant memory but for those that only torch can make."""
+    return write_tensors(path, table)
 
 
 @dataclass(frozen=True)

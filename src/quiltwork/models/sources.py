@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from quiltwork.streaming.header import read_header
 from quiltwork.streaming.layout import ITEM_BYTES, Dtype
 from quiltwork.streaming.numbers import decode, encode
 from quiltwork.streaming.place import ELEMENTS, Place
+from quiltwork.streaming.sums import Term, weighted_sum
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +62,7 @@ class Source:
         load: returns it, on the CPU.
         place: where it lies as it is, if it does.
         stream: its bytes in pieces, where they can be had without torch; None makes them of what ``load`` returns.
+        identity: the digest of its bytes where that is known before they are read; nothing derived from it has one.
     """
 
     dtype: Dtype
@@ -68,6 +70,7 @@ class Source:
     load: Callable[[], Tensor]
     place: Place | None = None
     stream: Pieces | None = None
+    identity: str | None = None
 
     @property
     def size(self) -> int:
@@ -85,7 +88,7 @@ class Source:
         return torch_dtype(self.dtype)
 
     def pieces(self) -> Iterator[Buffer]:
-        """Its little-endian bytes in C order, ``ELEMENTS`` elements at a time; a piece is valid until the next one."""
+        """Its little-endian bytes in C order, ``ELEMENTS`` elements at a time; nobody may change a piece."""
         return (self.stream or self._of_load)()
 
     def _of_load(self) -> Iterator[Buffer]:
@@ -141,6 +144,18 @@ class Source:
             place = Place(self.place.path, self.place.offset + index * nbytes, nbytes)
             return Source.at(place, self.dtype, shape)
         return Source(self.dtype, shape, lambda: self.load()[index].clone())
+
+
+def total(
+    parts: Sequence[tuple[float, Source]],
+    dtype: Dtype,
+    *,
+    divisor: float = 1.0,
+    sum_in: Literal["F32", "F64"] = "F64",
+) -> Source:
+    """A source of ``sum_i w_i x_i / divisor`` of tensors of one shape, as ``streaming.sums`` adds them."""
+    terms = [Term(weight, source.dtype, source.pieces) for weight, source in parts]
+    return Source.streamed(dtype, parts[0][1].shape, lambda: weighted_sum(terms, dtype, divisor=divisor, sum_in=sum_in))
 
 
 def clamped(source: Source) -> Source:

@@ -41,6 +41,8 @@ def decode(data: Buffer, dtype: Dtype) -> Array:
 def encode(values: Array, dtype: Dtype) -> Array:
     """Little-endian bytes of numbers, each rounded to the nearest that ``dtype`` holds, as an array of uint8.
 
+    The array has memory of its own.
+
     Args:
         values: floating point; any shape is flattened in C order.
         dtype: what to write.
@@ -48,7 +50,7 @@ def encode(values: Array, dtype: Dtype) -> Array:
     flat = np.ascontiguousarray(values).reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
         if dtype != "BF16":
-            return flat.astype(_NATIVE[dtype], copy=False).view(np.uint8)
+            return flat.astype(_NATIVE[dtype]).view(np.uint8)
         narrow = flat.astype("<f4", copy=False)
     return _upper_halves(narrow).view(np.uint8)
 
