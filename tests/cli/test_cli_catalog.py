@@ -19,7 +19,9 @@ from quiltwork.cli.catalog import (
 )
 from quiltwork.compose.aligned_average import AlignedAverage
 from quiltwork.compose.ambient import AmbientMixture
+from quiltwork.compose.btx import BTX
 from quiltwork.compose.combine import Combine
+from quiltwork.compose.dare import Dare
 from quiltwork.compose.ensemble import Ensemble
 from quiltwork.compose.gaussian_head import GaussianHead
 from quiltwork.compose.method import Method
@@ -34,6 +36,8 @@ from quiltwork.compose.reduction import Reduction
 from quiltwork.compose.soup import Soup
 from quiltwork.compose.stitch import Stitch
 from quiltwork.compose.tables import TableMethod
+from quiltwork.compose.task_arithmetic import TaskArithmetic
+from quiltwork.compose.ties import Ties
 from quiltwork.errors import InvalidOption
 
 COMMON: dict[str, Any] = {"weights": {"a": 2.0}, "include": ("a", "b")}
@@ -47,9 +51,15 @@ EVIDENCE: dict[str, Any] = {
     "smoothing": 1.0,
 }
 ROWS: dict[str, Any] = {"top_k": 2, "renormalise": False, "bias": True}
+DARE: dict[str, Any] = {"density": 0.3, "elect": True, "scale": 0.7, "seed": 3}
+BRANCHES: dict[str, Any] = {"top_k": 2, "renormalise": False, "seed": 3}
 # every option of every method set to something that is not its default
 WHOLE: dict[str, tuple[dict[str, Any], Method]] = {
     "soup": ({}, Soup(**COMMON)),
+    "task_arithmetic": ({"scale": 0.5}, TaskArithmetic(0.5, **COMMON)),
+    "ties": ({"density": 0.5, "scale": 0.7}, Ties(0.5, 0.7, **COMMON)),
+    "dare": (DARE, Dare(**DARE, **COMMON)),
+    "btx": (BRANCHES, BTX(**BRANCHES, **COMMON)),
     "uniform_ensemble": ({}, Ensemble("uniform", **COMMON)),
     "btm": ({"top_k": 2, "temperature": 3.0}, Ensemble("likelihood", top_k=2, temperature=3.0, **COMMON)),
     "learned_rows": (ROWS, MixtureOfExperts(LearnedRows(**ROWS), **COMMON)),

@@ -46,6 +46,30 @@ def _soup(options: Options) -> Method:
     return Soup(**options)
 
 
+def _task_arithmetic(options: Options) -> Method:
+    from quiltwork.compose.task_arithmetic import TaskArithmetic
+
+    return TaskArithmetic(**options)
+
+
+def _ties(options: Options) -> Method:
+    from quiltwork.compose.ties import Ties
+
+    return Ties(**options)
+
+
+def _dare(options: Options) -> Method:
+    from quiltwork.compose.dare import Dare
+
+    return Dare(**options)
+
+
+def _btx(options: Options) -> Method:
+    from quiltwork.compose.btx import BTX
+
+    return BTX(**options)
+
+
 def _uniform_ensemble(options: Options) -> Method:
     from quiltwork.compose.ensemble import Ensemble
 
@@ -161,6 +185,19 @@ def _network_alone(options: Options) -> NetworkMethod:
 
 LANGUAGE: Mapping[str, Row[Method]] = {
     "soup": Row("mean of the full experts' weights", _COMMON, _soup),
+    "task_arithmetic": Row(
+        "the base, and the scaled sum of what the full experts changed", ("scale", *_COMMON), _task_arithmetic
+    ),
+    "ties": Row(
+        "each full expert's largest changes; signs elected entry by entry, those who agree averaged (needs peft)",
+        ("density", "scale", *_COMMON),
+        _ties,
+    ),
+    "dare": Row(
+        "a random share of each full expert's changes, rescaled; summed, or merged as by ties (needs peft)",
+        ("density", "elect", "scale", "seed", *_COMMON),
+        _dare,
+    ),
     "uniform_ensemble": Row("mean of all full experts' probabilities", _COMMON, _uniform_ensemble),
     "btm": Row(
         "full experts' probabilities, weighted by likelihood of the prefix",
@@ -181,6 +218,11 @@ LANGUAGE: Mapping[str, Row[Method]] = {
         "full experts, selected by the posterior over parties given the prefix; only the selected run",
         (*_EVIDENCE, *_COMMON),
         _evidence_full,
+    ),
+    "btx": Row(
+        "full experts' feed-forward blocks as experts, the rest averaged; to be tuned (`quiltwork tune`)",
+        ("top_k", "renormalise", "seed", *_COMMON),
+        _btx,
     ),
 }
 """Methods that compose language models."""

@@ -81,6 +81,15 @@ def run(
     weight: Annotated[
         list[str] | None, typer.Option(help="PARTY=WEIGHT (or base=WEIGHT). Repeatable.", rich_help_panel=_TEXT)
     ] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="task_arithmetic, ties, dare: factor of the change.", rich_help_panel=_TEXT)
+    ] = None,
+    density: Annotated[
+        float | None, typer.Option(help="ties, dare: share of each party's changes kept.", rich_help_panel=_TEXT)
+    ] = None,
+    elect: Annotated[
+        bool | None, typer.Option(help="dare: merge what is kept as ties does.", rich_help_panel=_TEXT)
+    ] = None,
     top_k: Annotated[int | None, typer.Option(help="Experts a token.", rich_help_panel=_TEXT)] = None,
     renormalise: Annotated[
         bool | None, typer.Option(help="learned_rows: rescale top-k weights to sum to 1.", rich_help_panel=_TEXT)
@@ -126,7 +135,7 @@ def run(
     support: Annotated[
         int | None, typer.Option(help="Points drawn from the parties' summaries.", rich_help_panel=_TABLES)
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of that draw.", rich_help_panel=_TABLES)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of random draws; dare, btx, tables.", rich_help_panel=_TABLES)] = None,
     rule: Annotated[
         str | None,
         typer.Option(
@@ -181,6 +190,9 @@ def run(
 ) -> None:
     """Compose contributions into one model."""
     stated: dict[str, Any] = {
+        "scale": scale,
+        "density": density,
+        "elect": elect,
         "top_k": top_k,
         "renormalise": renormalise,
         "bias": bias,

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 LENGTH = 192
 LEAVER = "licences"
+COMPARED = ("soup", "uniform_ensemble", "btm", "learned_rows", "evidence_ffn", "evidence_full")
+"""The methods of the demonstration, those that need no tuning and no further statistics."""
 
 
 @dataclass
@@ -181,12 +183,12 @@ class Story:
         return text_histograms(self.base, [text for name in self.public for text in self.splits[name].train])
 
     def _compose(self) -> dict[str, Composite]:
-        from quiltwork.cli.catalog import LANGUAGE, make_method
+        from quiltwork.cli.catalog import make_method
         from quiltwork.compose.method import compose
 
         composites = {
             name: compose(self.contributions, make_method(name, {}), self.base, public=self.public_text)
-            for name in LANGUAGE
+            for name in COMPARED
         }
         composites["learned_rows"].save(self.out / "composed", layout="portable")
         composites["evidence_ffn"].save(self.out / "composed-native", layout="native")
