@@ -27,6 +27,7 @@ from quiltwork.cli import (
     revoke,
     sign,
     split,
+    tune,
     verify,
 )
 from quiltwork.cli.kinds import verb_of_kinds
@@ -35,7 +36,7 @@ from quiltwork.errors import QuiltworkError
 _INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
 
-_MAKING = (demo, contribute, sign, inspect, verify, compose, choose, add, remove, revoke)
+_MAKING = (demo, contribute, sign, inspect, verify, compose, tune, choose, add, remove, revoke)
 _VERBS = (*_MAKING, evaluate, report, generate, predict, export, split)
 _BARE = {demo: True, contribute: False, split: False}
 """The verbs of several kinds, and whether the verb alone runs its first kind or shows the help."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from quiltwork.compose.statistics import histogram_of
 from quiltwork.contribution.sealed import Contribution
-from quiltwork.errors import InvalidOption, MissingPart
+from quiltwork.errors import BaseMismatch, InvalidOption, MissingPart
 from quiltwork.evidence.bigrams import document_cells
 from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.training.choosing import best, bigram_vectors, diverse, document_number
@@ -106,6 +107,31 @@ def proxies(
         places = best(scores, plan.count) if vectors is None else diverse(np.exp(scores), vectors, plan.count)
         chosen[contribution.party] = [texts[enough[place]] for place in places]
     return chosen
+
+
+def require_parties(contributions: Sequence[Contribution], parties: Sequence[str], base: str | None) -> None:
+    """Refuse contributions that are not one of each party of a composite, made from its base.
+
+    Raises:
+        InvalidOption: a party's is missing or there twice, or one is of nobody in the composite.
+        BaseMismatch: one was made from another base.
+    """
+    given = sorted(c.party for c in contributions)
+    odd = sorted({*parties} ^ {*given}) or [party for party, other in pairwise(given) if party == other]
+    if odd:
+        raise InvalidOption(
+            f"the contribution of party '{odd[0]}'",
+            why="stand-ins are chosen for each party of the model, by one contribution each",
+            mend=f"Give one of each of {', '.join(parties)}.",
+        )
+    for contribution in contributions:
+        reference = getattr(contribution.manifest, "base", None)
+        if reference is None or reference.digest != base:
+            raise BaseMismatch(
+                f"the contribution of party '{contribution.party}'",
+                why="it was not made from the base of the composed model",
+                mend="Give the contribution that went into the model, or statistics made with its base.",
+            )
 
 
 def evidence_scores(

@@ -1,0 +1,140 @@
+"""``quiltwork tune``: adapt a composed mixture's router, or the base's own experts, to public text."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quiltwork.cli.inputs import documents_of, print_json, read_contributions, say
+from quiltwork.cli.trusting import Revocations, TrustFile, trusted
+from quiltwork.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from quiltwork.compose.proxies import ProxyPlan
+    from quiltwork.composite import Composite
+    from quiltwork.contribution.sealed import Contribution
+
+NAME = "tune"
+HELP = """Tune a composed mixture of experts on public text.
+
+The parties' experts stay bit for bit as they are; what changes is the router's rows (`--what router`), the base's own
+feed-forward blocks (`anchor`), or both; of a `btx` model everything (`all`). Beside the public text as it is, a few of
+its documents can stand in for each party (`--proxies`), each text in equal parts:
+
+- `all`: public text as it is, nobody stands in.
+- `evidence`: the documents that a party's released histogram explains better than public text's own.
+- `dpp`: such documents that also differ from each other.
+- `classifier`: those that the owner itself named (`quiltwork contribute expert --proxies`).
+
+Nobody can be taken out of the result: what was tuned together is tuned again together."""
+EXAMPLES = """Examples:
+
+`quiltwork tune composed --public public.txt --out tuned`
+
+`quiltwork tune composed --public pages.jsonl --proxies dpp --contribution acme --contribution globex --what both
+--steps 500 --out tuned`
+
+An interrupted run goes on when the same command is given again."""
+
+
+def run(
+    composed: Annotated[Path, typer.Argument(help="A composed mixture of experts.")],
+    public: Annotated[list[Path], typer.Option(help="Public text. Repeatable.")],
+    out: Annotated[Path, typer.Option(help="Directory to write.")],
+    what: Annotated[str, typer.Option(help="router, anchor, both or all.")] = "router",
+    proxies: Annotated[str, typer.Option(help="Stand-ins: all, evidence, dpp or classifier.")] = "all",
+    contribution: Annotated[
+        list[Path] | None, typer.Option(help="Contribution of a party, for its stand-ins. Repeatable.")
+    ] = None,
+    documents: Annotated[int, typer.Option(help="Stand-ins a party, at most.")] = 64,
+    features: Annotated[str, typer.Option(help="Histograms that evidence reads: bigrams or tokens.")] = "bigrams",
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 200,
+    batch_size: Annotated[int, typer.Option(help="Sequences a step.")] = 16,
+    sequence_length: Annotated[int, typer.Option(help="Tokens a sequence.")] = 192,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    accumulation: Annotated[int, typer.Option(help="Micro-batches a step, to save memory.")] = 1,
+    precision: Annotated[str, typer.Option(help="Mixed precision: no, bf16 or fp16.")] = "no",
+    save_every: Annotated[int, typer.Option(help="Steps between saved states.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the order of blocks.")] = 0,
+    state: Annotated[Path | None, typer.Option(help="Where training keeps its state. [default: OUT.state]")] = None,
+    cpu: Annotated[bool, typer.Option(help="Do not use an accelerator.")] = False,
+    trust: TrustFile = None,
+    revocations: Revocations = None,
+    max_bytes: Annotated[int | None, typer.Option(help="Refuse a contribution larger than this.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing directory.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Tune a composed mixture of experts on public text."""
+    from quiltwork.compose.proxies import ProxyPlan
+    from quiltwork.compose.tuning import TuningPlan, tune
+    from quiltwork.composite import open_composite, saved_layout
+    from quiltwork.files import require_absent
+    from quiltwork.models.base import load_tokenizer
+    from quiltwork.training.loop import TrainingPlan
+
+    require_absent(out, overwrite)
+    training = TrainingPlan(
+        steps=steps,
+        batch_size=batch_size,
+        sequence_length=sequence_length,
+        learning_rate=learning_rate,
+        accumulation=accumulation,
+        precision=precision,
+        seed=seed,
+        save_every=save_every,
+    )
+    plan = TuningPlan(what, training, selection=proxies)  # type: ignore[arg-type]
+    chooser = None if proxies == "all" else ProxyPlan(proxies, documents, features)  # type: ignore[arg-type]
+    whom = trusted(trust, revocations)
+    given = read_contributions(contribution or [], max_bytes)
+    composite = open_composite(composed)
+    if whom is not None:
+        whom.require(given)
+        composite.provenance.refuse_revoked(whom)
+    texts = {"public": documents_of(public)}
+    if chooser is not None:
+        texts |= _stand_ins(composite, composed, given, texts["public"], chooser)
+    elif given:
+        raise InvalidOption(
+            "--contribution", why="nobody stands in for a party", mend="Leave it out, or state --proxies."
+        )
+    place = (state or out.with_name(out.name + ".state")) / "tuning"
+    tuned = tune(composite, load_tokenizer(composed), texts, plan, state_dir=place, force_cpu=cpu)
+    tuned.save(out, layout=saved_layout(composed), overwrite=overwrite)
+    _forget(place)
+    record = tuned.provenance.tuned
+    assert record is not None
+    say(f"wrote {out}: {what} tuned, loss {record.first_loss:.3f} to {record.last_loss:.3f} nats a token")
+    if json:
+        print_json({"path": str(out), "parties": list(tuned.parties), "tuned": record.model_dump(mode="json")})
+
+
+def _stand_ins(
+    composite: Composite, composed: Path, given: list[Contribution], texts: list[str], plan: ProxyPlan
+) -> dict[str, list[str]]:
+    """The documents that stand in for each party of the composite.
+
+    Raises:
+        InvalidOption: a party's contribution is not given, or one is of nobody in the model.
+    """
+    from quiltwork.compose.proxies import proxies, require_parties
+    from quiltwork.models.base import load_tokenizer, separator_id
+
+    require_parties(given, composite.parties, composite.provenance.base)
+    tokenizer = load_tokenizer(composed)
+    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    chosen = proxies(given, texts, ids, separator_id(tokenizer), plan)
+    for party, found in chosen.items():
+        say(f"{len(found)} public documents stand in for {party}")
+    return chosen
+
+
+def _forget(place: Path) -> None:
+    """Remove what training kept, and nothing that someone else put beside it."""
+    shutil.rmtree(place, ignore_errors=True)
+    with suppress(OSError):
+        place.parent.rmdir()
