@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from quiltwork.compose.method import compose
-from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts
+from quiltwork.compose.mixture import MixtureOfExperts
+from quiltwork.compose.router_rows import LearnedRows
 from quiltwork.models.base import open_base
 from quiltwork.party.contribute import Order, contribute
 from quiltwork.party.fragment import open_fragment

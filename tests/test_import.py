@@ -15,7 +15,9 @@ import torch
 
 from quiltwork.compose.ensemble import Ensemble
 from quiltwork.compose.method import compose
-from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
+from quiltwork.compose.mixture import MixtureOfExperts
+from quiltwork.compose.router_evidence import PrefixEvidence
+from quiltwork.compose.router_rows import LearnedRows
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.models.base import Base

@@ -26,13 +26,15 @@ from quiltwork.compose.ensemble import Ensemble
 from quiltwork.compose.gaussian_head import GaussianHead
 from quiltwork.compose.method import Method
 from quiltwork.compose.middle import Middle
-from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
+from quiltwork.compose.mixture import MixtureOfExperts
 from quiltwork.compose.network_alone import NetworkAlone
 from quiltwork.compose.network_evidence import Evidence
 from quiltwork.compose.network_soup import NetworkSoup
 from quiltwork.compose.networks import NetworkMethod
 from quiltwork.compose.precision_average import PrecisionAverage
 from quiltwork.compose.reduction import Reduction
+from quiltwork.compose.router_evidence import PrefixEvidence
+from quiltwork.compose.router_rows import LearnedRows
 from quiltwork.compose.soup import Soup
 from quiltwork.compose.stitch import Stitch
 from quiltwork.compose.tables import TableMethod

@@ -13,8 +13,11 @@ import torch
 
 from quiltwork.compose.alone import Alone
 from quiltwork.compose.ensemble import Ensemble
-from quiltwork.compose.method import Method, compose, histogram_of
-from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
+from quiltwork.compose.method import Method, compose
+from quiltwork.compose.mixture import MixtureOfExperts
+from quiltwork.compose.router_evidence import PrefixEvidence
+from quiltwork.compose.router_rows import LearnedRows
+from quiltwork.compose.statistics import histogram_of
 from quiltwork.compose.soup import Soup
 from quiltwork.contribution.kinds import (
     BigramHistogramStatistic,

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from quiltwork.compose.ensemble import Ensemble
 from quiltwork.compose.method import Method, compose
-from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
+from quiltwork.compose.mixture import MixtureOfExperts
+from quiltwork.compose.router_evidence import PrefixEvidence
+from quiltwork.compose.router_rows import LearnedRows
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import InvalidOption
 from quiltwork.evaluate.bits_per_byte import Score, Window, score, windows

@@ -10,7 +10,9 @@ import pytest
 from quiltwork.compose.alone import Alone
 from quiltwork.compose.ensemble import Ensemble
 from quiltwork.compose.method import Method, compose
-from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
+from quiltwork.compose.mixture import MixtureOfExperts
+from quiltwork.compose.router_evidence import PrefixEvidence
+from quiltwork.compose.router_rows import LearnedRows
 from quiltwork.compose.soup import Soup
 from quiltwork.composite import Composite
 from quiltwork.contribution.sealed import Contribution

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from quiltwork.compose.method import compose
-from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
+from quiltwork.compose.mixture import MixtureOfExperts
+from quiltwork.compose.router_evidence import PrefixEvidence
+from quiltwork.compose.router_rows import LearnedRows
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.evaluate.bits_per_byte import score, windows
 from quiltwork.evaluate.matrix import HeldOut, run

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from quiltwork.compose.ensemble import Ensemble
 from quiltwork.compose.method import Method, compose
-from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
+from quiltwork.compose.mixture import MixtureOfExperts
 from quiltwork.compose.reduction import Reduction
+from quiltwork.compose.router_evidence import PrefixEvidence
+from quiltwork.compose.router_rows import LearnedRows
 from quiltwork.compose.soup import Soup
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.store import read

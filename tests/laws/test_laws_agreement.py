@@ -30,7 +30,8 @@ from transformers import FlexOlmoForCausalLM, LlamaForCausalLM, MixtralForCausal
 
 from quiltwork.compose.alone import Alone
 from quiltwork.compose.method import compose
-from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts
+from quiltwork.compose.mixture import MixtureOfExperts
+from quiltwork.compose.router_rows import LearnedRows
 from quiltwork.compose.soup import Soup
 from quiltwork.composite import open_composite
 from quiltwork.contribution.manifest import BaseReference

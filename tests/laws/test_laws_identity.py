@@ -26,7 +26,9 @@ from law_checks import (
 from quiltwork.compose.alone import Alone
 from quiltwork.compose.ensemble import Ensemble
 from quiltwork.compose.method import Method, compose
-from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
+from quiltwork.compose.mixture import MixtureOfExperts
+from quiltwork.compose.router_evidence import PrefixEvidence
+from quiltwork.compose.router_rows import LearnedRows
 from quiltwork.compose.soup import Soup
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.models.base import Base

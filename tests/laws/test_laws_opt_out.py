@@ -21,8 +21,10 @@ from law_checks import (
 
 from quiltwork.compose.ensemble import Ensemble
 from quiltwork.compose.method import compose
-from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
+from quiltwork.compose.mixture import MixtureOfExperts
 from quiltwork.compose.parts import full_deltas
+from quiltwork.compose.router_evidence import PrefixEvidence
+from quiltwork.compose.router_rows import LearnedRows
 from quiltwork.compose.soup import Soup
 from quiltwork.composite import open_composite
 from quiltwork.contribution.sealed import Contribution

@@ -23,8 +23,10 @@ from transformers import (
 
 from quiltwork.compose.ensemble import Ensemble
 from quiltwork.compose.method import compose
-from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
+from quiltwork.compose.mixture import MixtureOfExperts
 from quiltwork.compose.parts import body
+from quiltwork.compose.router_evidence import PrefixEvidence
+from quiltwork.compose.router_rows import LearnedRows
 from quiltwork.composite import Composite
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import CheckpointError, ExportError

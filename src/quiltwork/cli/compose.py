@@ -26,7 +26,7 @@ from quiltwork.cli.trusting import Revocations, TrustFile, trusted
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
-    from quiltwork.compose.method import Histograms, Method
+    from quiltwork.compose.method import Method, PublicText
     from quiltwork.compose.networks import NetworkMethod
     from quiltwork.compose.tables import TableMethod
     from quiltwork.contribution.sealed import Contribution
@@ -135,7 +135,9 @@ def run(
     support: Annotated[
         int | None, typer.Option(help="Points drawn from the parties' summaries.", rich_help_panel=_TABLES)
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of random draws; dare, btx, tables.", rich_help_panel=_TABLES)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of random draws; dare, btx, tables.", rich_help_panel=_TABLES)
+    ] = None,
     rule: Annotated[
         str | None,
         typer.Option(
@@ -259,7 +261,7 @@ def _given(
     return given
 
 
-def _public(paths: list[Path], base: Base, trust: Trust | None) -> Histograms | Contribution | None:
+def _public(paths: list[Path], base: Base, trust: Trust | None) -> PublicText | Contribution | None:
     """What describes public text; a contribution is trusted like any other."""
     from quiltwork.contribution.sealed import Contribution
 
@@ -273,7 +275,7 @@ def _text(
     given: list[Contribution],
     method: Method,
     base: Base,
-    public: Histograms | Contribution | None,
+    public: PublicText | Contribution | None,
     base_name: str | None,
     layout: Any,
     out: Path,

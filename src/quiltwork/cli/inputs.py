@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
-    from quiltwork.compose.method import Histograms
+    from quiltwork.compose.method import PublicText
     from quiltwork.contribution.sealed import Contribution
     from quiltwork.models.base import Base
 
@@ -164,7 +164,7 @@ def read_contributions(paths: Sequence[Path], max_bytes: int | None = None) -> l
     return [read(path, max_bytes=max_bytes) for path in paths]
 
 
-def public_text(paths: Sequence[Path], base: Base) -> Histograms | Contribution | None:
+def public_text(paths: Sequence[Path], base: Base) -> PublicText | Contribution | None:
     """What describes public text: a contribution with histograms, or text files to count here."""
     from quiltwork.contribution.manifest import FILE
     from quiltwork.contribution.store import read

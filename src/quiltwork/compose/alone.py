@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from quiltwork.compose.method import Histograms
+from quiltwork.compose.method import PublicText
 from quiltwork.compose.parts import body, ffn_tensors, full_deltas
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import InvalidOption
@@ -43,7 +43,7 @@ class Alone:
         self,
         base: Base,
         contributions: Sequence[Contribution],
-        public: Histograms,  # noqa: ARG002 - the signature of every method
+        public: PublicText,  # noqa: ARG002 - the signature of every method
     ) -> Blend:
         """The one model.
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from quiltwork.compose.method import Histograms
+from quiltwork.compose.method import PublicText
 from quiltwork.compose.weight_space import blended
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import InvalidOption
@@ -62,7 +62,7 @@ class Dare:
         self,
         base: Base,
         contributions: Sequence[Contribution],
-        public: Histograms,  # noqa: ARG002 - the signature of every method
+        public: PublicText,  # noqa: ARG002 - the signature of every method
     ) -> Blend:
         """The merge; one tensor of all parties at a time when it is loaded or written."""
         rule = merging.Dare(self.density, self.elect, self.scale, self.seed)

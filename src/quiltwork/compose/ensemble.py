@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from quiltwork.compose.method import Histograms, chosen, slot_weights
+from quiltwork.compose.method import PublicText, chosen, slot_weights
 from quiltwork.compose.parts import body, full_deltas
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import InvalidOption
@@ -78,7 +78,7 @@ class Ensemble:
         self,
         base: Base,
         contributions: Sequence[Contribution],
-        public: Histograms,  # noqa: ARG002 - the signature of every method
+        public: PublicText,  # noqa: ARG002 - the signature of every method
     ) -> Members:
         """The members and the rule."""
         parties = chosen([c.party for c in contributions], self.include, self.weights)

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload, runtime_checkable
 
 from quiltwork.compose.fitting import check_tensors
 from quiltwork.compose.parts import body
+from quiltwork.compose.statistics import FEATURES, PublicText, described_by
 from quiltwork.composite import (
     Composite,
     Entry,
@@ -50,8 +51,14 @@ from quiltwork.composite.saved import options_of
 from quiltwork.contribution.fields import is_named, owner_of
 from quiltwork.contribution.manifest import ExpertManifest, StatisticsManifest
 from quiltwork.contribution.sealed import Contribution
-from quiltwork.errors import BaseMismatch, DuplicateParty, ExportError, InvalidOption, MissingPart, TokenizerMismatch
-from quiltwork.evidence.histogram import TokenHistogram
+from quiltwork.errors import (
+    BaseMismatch,
+    DuplicateParty,
+    ExportError,
+    InvalidOption,
+    MissingPart,
+    TokenizerMismatch,
+)
 from quiltwork.models.assembly import Assembly, Blend
 from quiltwork.models.averaged import AveragedExperts
 from quiltwork.models.base import Base
@@ -60,14 +67,7 @@ from quiltwork.models.checkpoint import TokenizerFiles
 if TYPE_CHECKING:
     from quiltwork.contribution.trust import Trust
 
-__all__ = ["FEATURES", "Assembly", "Blend", "Histograms", "Method", "body", "compose"]
-
-FEATURES = ("tokens", "bigrams")
-"""What an evidence router can read a text as."""
-
-
-Histograms = Mapping[str, TokenHistogram]
-"""Histograms of one text by feature: ``"tokens"``, ``"bigrams"``."""
+__all__ = ["FEATURES", "Assembly", "Blend", "Method", "PublicText", "body", "compose"]
 
 
 @runtime_checkable
@@ -83,7 +83,7 @@ class Method(Protocol):
         """What every contribution must provide: ``ffn``, ``full``, ``tokens``, ``bigrams``, ``moments``."""
         ...
 
-    def assemble(self, base: Base, contributions: Sequence[Contribution], public: Histograms) -> Assembly:
+    def assemble(self, base: Base, contributions: Sequence[Contribution], public: PublicText) -> Assembly:
         """The composed model, from checked contributions sorted by party; ``public`` may be empty."""
         ...
 
@@ -116,7 +116,7 @@ def compose(
     method: Method,
     base: Base | None = None,
     *,
-    public: Histograms | Contribution | None = None,
+    public: PublicText | Contribution | None = None,
     trust: Trust | None = None,
 ) -> Composite: ...
 
@@ -127,7 +127,7 @@ def compose(
     method: Method | TableMethod | NetworkMethod,
     base: Base | None = None,
     *,
-    public: Histograms | Contribution | None = None,
+    public: PublicText | Contribution | None = None,
     trust: Trust | None = None,
 ) -> Composite | TableComposite | NetworkComposite: ...
 
@@ -137,7 +137,7 @@ def compose(
     method: Method | TableMethod | NetworkMethod,
     base: Base | None = None,
     *,
-    public: Histograms | Contribution | None = None,
+    public: PublicText | Contribution | None = None,
     trust: Trust | None = None,
 ) -> Composite | TableComposite | NetworkComposite:
     """Compose contributions into one model.
@@ -146,8 +146,8 @@ def compose(
         contributions: as read by ``contribution.store.read``; any order. To networks a party may hand over several.
         method: how.
         base: the public checkpoint that all of them started from; mixtures on tables and networks start from none.
-        public: histograms of public text by feature, or a contribution that holds them. They give evidence routers a
-            row for "this is ordinary public text", which the base answers.
+        public: histograms of public text by feature, and moments if a router needs them, or a contribution that holds
+            them. They say what "ordinary public text" is, which the base answers.
         trust: whose signatures to require, and what was taken back; None asks for no signature.
 
     Returns:
@@ -188,7 +188,7 @@ def compose(
 
 
 def _compose_language(
-    ordered: Sequence[Contribution], method: Method, base: Base, public: Histograms | Contribution | None
+    ordered: Sequence[Contribution], method: Method, base: Base, public: PublicText | Contribution | None
 ) -> Composite:
     for contribution in ordered:
         check_base(contribution, base)
@@ -196,7 +196,7 @@ def _compose_language(
         check_tensors(contribution, base, method.needs())
     if isinstance(public, Contribution):
         check_base(public, base)
-        public = {part: histogram_of(public, part) for part in FEATURES if part in public.parts}
+        public = described_by(public, base)
     assembly = method.assemble(base, ordered, public or {})
     entries = _entries([c for c in ordered if c.party in assembly.parties])
     provenance = Provenance(
@@ -234,21 +234,6 @@ def _compose_tables(ordered: Sequence[Contribution], method: TableMethod) -> Tab
 
 def _entries(contributions: Sequence[Contribution]) -> tuple[Entry, ...]:
     return tuple(Entry(c.party, c.digest, c.manifest.licence) for c in contributions)
-
-
-def histogram_of(contribution: Contribution, features: str) -> TokenHistogram:
-    """A histogram that a contribution declares, ``"tokens"`` or ``"bigrams"``.
-
-    Raises:
-        MissingPart: it does not declare that one.
-    """
-    if features not in contribution.parts:
-        raise MissingPart(
-            f"the contribution of party '{contribution.party}'",
-            why=f"it holds no histogram of {features}",
-            mend="Ask the party to release one, or choose another router or other features.",
-        )
-    return TokenHistogram(contribution.tensor(f"{features}.counts").double().numpy())
 
 
 def chosen(parties: Sequence[str], include: Sequence[str] | None, weights: Mapping[str, float]) -> list[str]:

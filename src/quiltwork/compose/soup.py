@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from quiltwork.compose.method import Histograms, chosen
+from quiltwork.compose.method import PublicText, chosen
 from quiltwork.compose.parts import body, full_deltas
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import InvalidOption
@@ -44,7 +44,7 @@ class Soup:
         self,
         base: Base,
         contributions: Sequence[Contribution],
-        public: Histograms,  # noqa: ARG002 - the signature of every method
+        public: PublicText,  # noqa: ARG002 - the signature of every method
     ) -> Blend:
         """The blend; one pass over the tensors when it is loaded or written.
 

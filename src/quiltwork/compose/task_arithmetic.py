@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from quiltwork.compose.method import Histograms
+from quiltwork.compose.method import PublicText
 from quiltwork.compose.weight_space import blended
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.models.assembly import Blend
@@ -49,7 +49,7 @@ class TaskArithmetic:
         self,
         base: Base,
         contributions: Sequence[Contribution],
-        public: Histograms,  # noqa: ARG002 - the signature of every method
+        public: PublicText,  # noqa: ARG002 - the signature of every method
     ) -> Blend:
         """The sum; one pass over the tensors when it is loaded or written."""
         return blended(base, contributions, self.weights, self.include, Linear(self.scale))

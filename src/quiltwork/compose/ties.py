@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from quiltwork.compose.method import Histograms
+from quiltwork.compose.method import PublicText
 from quiltwork.compose.weight_space import blended
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.models import merging
@@ -54,7 +54,7 @@ class Ties:
         self,
         base: Base,
         contributions: Sequence[Contribution],
-        public: Histograms,  # noqa: ARG002 - the signature of every method
+        public: PublicText,  # noqa: ARG002 - the signature of every method
     ) -> Blend:
         """The merge; one tensor of all parties at a time when it is loaded or written."""
         return blended(base, contributions, self.weights, self.include, merging.Ties(self.density, self.scale))

@@ -58,9 +58,17 @@ def cell(previous: Integers, current: Integers, cells: int) -> Integers:
     >>> cell(np.array([0, 5]), np.array([5, 0]), 2**16).tolist()
     [45976, 45135]
     """
-    # products wrap around in both libraries; after an arithmetic shift the low 30 bits are those of a logical one
-    mixed = previous * _MULTIPLIER_PREVIOUS + current * _MULTIPLIER_CURRENT
-    return (mixed >> _SHIFT) & (cells - 1)
+    return kept(mixed(previous, current), cells)
+
+
+def mixed(previous: Integers, current: Integers) -> Integers:
+    """x' A + x B mod 2^64, as int64: products and sums wrap around in both libraries."""
+    return previous * _MULTIPLIER_PREVIOUS + current * _MULTIPLIER_CURRENT
+
+
+def kept(number: Integers, cells: int) -> Integers:
+    """The bits of a hashed number that name its cell; after an arithmetic shift the low 30 are those of a logical."""
+    return (number >> _SHIFT) & (cells - 1)
 
 
 def document_cells(

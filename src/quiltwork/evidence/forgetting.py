@@ -18,11 +18,12 @@ Fixed share goes token by token: four operations on ``[batch, H]`` each.
 from __future__ import annotations
 
 import math
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from quiltwork.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def fading_sum(evidence: Tensor, state: Tensor, seen: Tensor | None, half_life: float | None) -> Tensor:
@@ -34,6 +35,8 @@ def fading_sum(evidence: Tensor, state: Tensor, seen: Tensor | None, half_life: 
         seen: bool ``[B, T]``, False where a token is passed over: it adds nothing and lets nothing fade. None for all.
         half_life: tokens after which evidence counts half; None keeps it for good.
     """
+    import torch
+
     if seen is not None:
         evidence = evidence.masked_fill(~seen[..., None], 0.0)
     if half_life is None:
@@ -58,6 +61,8 @@ def fixed_share(evidence: Tensor, state: Tensor, seen: Tensor | None, prior: Ten
         prior: pi ``[H]``, summing to one; a hypothesis with 0 is never true.
         switching: a.
     """
+    import torch
+
     # only a hypothesis that can be true sets the scale: then the largest factor of a step is 1 and no sum vanishes
     possible = evidence.masked_fill(prior == 0, -math.inf)
     likelihood = (possible - possible.amax(dim=-1, keepdim=True)).exp()

@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from quiltwork.errors import ExportError, InvalidOption
 from quiltwork.models.checkpoint import ROUTER, SHARED, Checkpoint, party_shard, portable_config
+from quiltwork.models.discriminants import Discriminants
 from quiltwork.models.families import Family, Role, family_of
 from quiltwork.models.merging import Change, Elementwise, Linear
+from quiltwork.models.moe_formats import ROUTING
 from quiltwork.models.routers import Evidence, Rows
+from quiltwork.models.routing import Routing
 from quiltwork.models.slots import BASE_SLOT, slot_key, slot_keys
 from quiltwork.models.sources import TORCH_NAMES, Source, Sources
 from quiltwork.streaming.layout import Dtype
@@ -127,12 +130,12 @@ class Experts:
     Attributes:
         body: the base; its own FFN is slot 0.
         experts: each party's feed-forward tensors.
-        router: learned rows or prefix evidence.
+        router: rows, prefix evidence, or both.
     """
 
     body: DenseBody
     experts: Mapping[str, FFN]
-    router: Rows | Evidence
+    router: Routing
 
     @property
     def parties(self) -> tuple[str, ...]:
@@ -161,11 +164,7 @@ class Experts:
         """The tensors without effect that the public format's class asks for."""
         layers, hidden = range(int(self.body.config["num_hidden_layers"])), int(self.body.config["hidden_size"])
         shapes = [self.body.family.moe.idle_shapes(layer, hidden) for layer in layers]
-        return {
-            name: Source.zeros(self.body.dtype, shape)
-            for table in shapes
-            for name, shape in table.items()
-        }
+        return {name: Source.zeros(self.body.dtype, shape) for table in shapes for name, shape in table.items()}
 
     def checkpoint(self, layout: Layout) -> Checkpoint:
         """The checkpoint in the family's public mixture format, or in quiltwork's own.
@@ -185,19 +184,7 @@ class Experts:
         return self._portable() if layout == "portable" else self._native()
 
     def _portable(self) -> Checkpoint:
-        router, moe = self.router, self.body.family.moe
-        if isinstance(router, Evidence):
-            raise ExportError(
-                f"the prefix-evidence router in a {moe.model_type} checkpoint",
-                why="the format holds one row an expert and layer, and this router is a state over the prefix",
-                mend="Export native, or compose with learned_rows (LearnedRows), the nearest router the format holds.",
-            )
-        if not router.plain:
-            raise ExportError(
-                f"a router with biases or unequal weights in a {moe.model_type} checkpoint",
-                why="the format holds rows only",
-                mend="Export native, or compose with LearnedRows(bias=False) and equal weights.",
-            )
+        moe, router = self.body.family.moe, self._plain_rows()
         count = 1 + len(self.parties)
         config = moe.config(self.body.config, experts=count, top_k=router.active(count), renormalise=router.renormalise)
         shards: dict[str, dict[str, Source]] = {SHARED: self._shared("")}
@@ -213,7 +200,31 @@ class Experts:
             moe.router.format(layer=layer): router.stacked(self.parties, layer)
             for layer in range(int(self.body.config["num_hidden_layers"]))
         }
-        return Checkpoint(portable_config(config, self.body.dtype), shards)
+        if isinstance(self.router, Discriminants):
+            config[ROUTING] = self.router.settings()
+        return Checkpoint(portable_config(config, self.body.dtype), shards, beside=self.router.beside())
+
+    def _plain_rows(self) -> Rows:
+        """The router as a public format holds it.
+
+        Raises:
+            ExportError: it is more than rows.
+        """
+        name, rows = self.body.family.moe.model_type, self.router.in_rows()
+        if rows is None:
+            raise ExportError(
+                f"the prefix-evidence router in a {name} checkpoint",
+                why="the format holds one row an expert and layer, and this router is a state over the prefix",
+                mend="Export native, or compose with learned_rows (LearnedRows), the nearest router the format holds.",
+            )
+        if not rows.plain:
+            raise ExportError(
+                f"a router with biases, offsets or unequal weights in a {name} checkpoint",
+                why="the format holds rows only",
+                mend="Export native, or compose with equal weights and LearnedRows(bias=False) or "
+                "ResidualLDA(offsets=False).",
+            )
+        return rows
 
     def _native(self) -> Checkpoint:
         shards: dict[str, dict[str, Source]] = {SHARED: self._shared("body.")}
@@ -225,13 +236,10 @@ class Experts:
                 }
             )
         router, parties = self.router, self.parties
+        shards[ROUTER] = router.tensors(parties)
         settings = router.config(parties)
-        if isinstance(router, Evidence):
-            shards[ROUTER] = router.tensors(parties)
-        else:
-            shards[ROUTER] = router.tensors(parties, int(self.body.config["num_hidden_layers"]))
         config = native_config("quiltwork_moe", "QuiltworkMoEForCausalLM", self.body, parties, settings)
-        return Checkpoint(config, shards)
+        return Checkpoint(config, shards, beside=router.beside())
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,14 @@ from quiltwork.errors import CheckpointError, ExportError
 from quiltwork.models.assembly import FFN, DenseBody, Experts, Members
 from quiltwork.models.base import open_tensors, read_json
 from quiltwork.models.families import FAMILIES, Family, Role
-from quiltwork.models.routers import EVIDENCE_SETTINGS, Evidence, Rows
+from quiltwork.models.moe_formats import ROUTING
+from quiltwork.models.routers import Rows
+from quiltwork.models.routing import Routing
 from quiltwork.models.slots import BASE_SLOT, slot_key, slot_keys
 from quiltwork.models.sources import Source, Sources
+from quiltwork.models.unrouting import discriminants, native_evidence, native_routing
 
 _NATIVE_EXPERT = "body.model.layers.{layer}.mlp.experts.{expert}.{role}.weight"
-_NATIVE_ROUTER = "body.model.layers.{layer}.mlp.router.weight"
 
 
 def disassemble(path: Path, parties: tuple[str, ...]) -> Experts | Members:
@@ -41,10 +43,10 @@ def disassemble(path: Path, parties: tuple[str, ...]) -> Experts | Members:
         if kind == "quiltwork_ensemble":
             return _members(config, tensors, parties)
         if kind == "quiltwork_moe":
-            return native_experts(config, tensors, parties)
+            return native_experts(config, tensors, parties, path)
         for family in FAMILIES.values():
             if kind == family.moe.model_type:
-                return _portable_experts(family, config, tensors, parties)
+                return _portable_experts(family, config, tensors, parties, path)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"'{path}'",
@@ -79,7 +81,9 @@ def _body(config: Mapping[str, Any], family: Family, tensors: Sources, prefix: s
     return DenseBody(config, dict(sorted(table.items())))
 
 
-def _portable_experts(family: Family, config: dict[str, Any], tensors: Sources, parties: tuple[str, ...]) -> Experts:
+def _portable_experts(
+    family: Family, config: dict[str, Any], tensors: Sources, parties: tuple[str, ...], path: Path
+) -> Experts:
     moe = family.moe
     layers, count = int(config["num_hidden_layers"]), 1 + len(parties)
     if config[moe.count_field] != count:
@@ -88,18 +92,30 @@ def _portable_experts(family: Family, config: dict[str, Any], tensors: Sources, 
     dense = moe.dense_config(config)
     top_k = config["num_experts_per_tok"]
     rows = [tensors[moe.router.format(layer=layer)] for layer in range(layers)]
-    router = Rows(
-        rows={p: [r.row(1 + i) for r in rows] for i, p in enumerate(parties)},
-        offsets={},
-        top_k=None if top_k == count else top_k,
-        renormalise=config.get("norm_topk_prob", True) or top_k == count,
-        weights=dict.fromkeys(("", *parties), 1.0),
-    )
+    weights = dict.fromkeys(("", *parties), 1.0)
+    if ROUTING in config:
+        router: Routing = discriminants(config[ROUTING], parties, weights, rows[0].dtype, path)
+    else:
+        router = Rows(
+            rows={p: [r.row(1 + i) for r in rows] for i, p in enumerate(parties)},
+            offsets={},
+            top_k=None if top_k == count else top_k,
+            renormalise=config.get("norm_topk_prob", True) or top_k == count,
+            weights=weights,
+        )
     return Experts(_body(dense, family, tensors, "", slots[0]), dict(zip(parties, slots[1:], strict=True)), router)
 
 
-def native_experts(config: dict[str, Any], tensors: Sources, parties: tuple[str, ...]) -> Experts:
+def native_experts(
+    config: dict[str, Any], tensors: Sources, parties: tuple[str, ...], moments: Path | None = None
+) -> Experts:
     """The mixture that a native config and its tensors describe.
+
+    Args:
+        config: config.json.
+        tensors: those of the model.
+        parties: in slot order.
+        moments: the directory with what computed rows are computed of; None takes the rows as they are.
 
     Raises:
         KeyError, ValueError: they do not belong together.
@@ -109,40 +125,8 @@ def native_experts(config: dict[str, Any], tensors: Sources, parties: tuple[str,
     layers = int(dense["num_hidden_layers"])
     roles: dict[Role, str] = {role: role for role in family.moe.roles}
     slots = _slots(_NATIVE_EXPERT, roles, tensors, layers, slot_keys(parties))
-    settings = config["router"]
-    weights = dict(zip(("", *parties), settings["weights"], strict=True))
-    router: Rows | Evidence
-    if settings["kind"] == "evidence":
-        router = _evidence(settings, tensors, parties, weights)
-    else:
-        rows = [tensors[_NATIVE_ROUTER.format(layer=layer)] for layer in range(layers)]
-        router = Rows(
-            rows={p: [r.row(1 + i) for r in rows] for i, p in enumerate(parties)},
-            offsets=_biases(tensors, parties, layers) if settings["bias"] else {},
-            top_k=settings["top_k"],
-            renormalise=settings["renormalise"],
-            weights=weights,
-        )
+    router = native_routing(config["router"], tensors, parties, layers, moments)
     return Experts(_body(dense, family, tensors, "body.", slots[0]), dict(zip(parties, slots[1:], strict=True)), router)
-
-
-def _biases(tensors: Sources, parties: tuple[str, ...], layers: int) -> dict[str, list[Source]]:
-    """Each party's bias by layer, ``[1]``."""
-    stacked = [tensors[_NATIVE_ROUTER.format(layer=layer).replace("weight", "bias")] for layer in range(layers)]
-    return {party: [b.row(1 + i).reshaped((1,)) for b in stacked] for i, party in enumerate(parties)}
-
-
-def _evidence(
-    settings: Mapping[str, Any], tensors: Sources, parties: tuple[str, ...], weights: Mapping[str, float]
-) -> Evidence:
-    rows = tensors["evidence.rows"]
-    public = int(settings["public"])
-    return Evidence(
-        rows={p: rows.row(public + i) for i, p in enumerate(parties)},
-        public=rows.row(0) if public else None,
-        settings={name: settings[name] for name in EVIDENCE_SETTINGS},
-        weights=weights,
-    )
 
 
 def _members(config: dict[str, Any], tensors: Sources, parties: tuple[str, ...]) -> Members:
@@ -157,7 +141,7 @@ def _members(config: dict[str, Any], tensors: Sources, parties: tuple[str, ...])
     return Members(
         body=DenseBody(config["text_config"], models[BASE_SLOT]),
         models={party: models[slot_key(party)] for party in parties},
-        weighting=_evidence(settings, tensors, parties, weights) if evidence else settings["kind"],
+        weighting=native_evidence(settings, tensors, parties, weights) if evidence else settings["kind"],
         settings={} if evidence else {name: settings[name] for name in ("top_k", "temperature")},
         weights=weights,
     )

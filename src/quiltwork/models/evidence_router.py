@@ -1,13 +1,15 @@
 """The prefix-evidence router: who is likely to have written this text, judged by its tokens so far.
 
-A text is read as a sequence of symbols c_1..c_t: its tokens, or its hashed bigrams. For hypotheses h (each party's
-histogram u_h, the public text's, and "none of them"), naive Bayes over the prefix gives
+A text is read as a sequence of symbols c_1..c_t: its tokens, or its hashed bigrams or trigrams. For hypotheses h (each
+party's histogram u_h, the public text's, and "none of them"), naive Bayes over the prefix gives
 
     log P(h | x_1..x_t) = log prior_h + sum_{s<=t} lambda^(t-s) log u_h(c_s) / temperature + const
 
+or, with switching, the filter of an author who changes (`quiltwork.evidence.posterior`).
+
 The router has no trained parameters; a party leaves it by the loss of one row. Its state is one number a hypothesis
-and sequence, and the last token, so it works beside a key-value cache. Separators say nothing about who wrote a text:
-they are passed over, and the token after one is paired with it.
+and sequence, and the last two tokens, so it works beside a key-value cache. Separators say nothing about who wrote a
+text: they are passed over, and nothing before one is in the symbols after it.
 """
 
 from __future__ import annotations
@@ -20,8 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quiltwork.errors import InvalidOption
-from quiltwork.evidence.bigrams import cell
+from quiltwork.evidence import bigrams, trigrams
 from quiltwork.evidence.posterior import PrefixPosterior
 
 
@@ -31,7 +32,7 @@ class RouterState:
 
     Attributes:
         posterior: ``[batch, hypotheses]``, as ``PrefixPosterior`` keeps it.
-        last: int64 ``[batch]``, the last real token of each sequence.
+        last: int64 ``[batch, 2]``, the last two real tokens of each sequence, the older first.
     """
 
     posterior: Tensor
@@ -49,10 +50,10 @@ class EvidenceRouter(nn.Module):
     """Posterior over slots for every prefix of a sequence.
 
     Args:
-        settings: ``{"features": "tokens" | "bigrams", "symbols": int, "separator": int, "public": bool,
+        settings: ``{"features": "tokens" | "bigrams" | "trigrams", "symbols": int, "separator": int, "public": bool,
             "floor": float | None, "weights": [slot weights], "temperature": float, "half_life": float | None,
-            "top_k": int | None, "minimum_weight": float}``; ``weights`` has one entry a slot, the base first;
-            ``symbols`` is the size of the alphabet (V, or the number of hash cells).
+            "switching": float | None, "top_k": int | None, "minimum_weight": float}``; ``weights`` has one entry a
+            slot, the base first; ``symbols`` is the size of the alphabet (V, or the number of hash cells).
 
     The buffer ``rows`` ``[public + parties, symbols]`` (float32) holds log u_h, the public row first when there is one.
     """
@@ -90,6 +91,7 @@ class EvidenceRouter(nn.Module):
             slots=self.slots,
             temperature=self.settings["temperature"],
             half_life=self.settings["half_life"],
+            switching=self.settings["switching"],
         )
 
     def forward(self, ids: Tensor, state: RouterState | None, mask: Tensor | None) -> tuple[Tensor, RouterState]:
@@ -100,16 +102,30 @@ class EvidenceRouter(nn.Module):
             state: what an earlier call returned for the tokens before these, or None at the start.
             mask: bool ``[batch, tokens]``, False where a token is padding; None if none is.
         """
+        log_weights, state = self.log_posterior(ids, state, mask)
+        return self._sparsify(log_weights.exp()), state
+
+    def log_posterior(self, ids: Tensor, state: RouterState | None, mask: Tensor | None) -> tuple[Tensor, RouterState]:
+        """Log-posterior over slots, float32 ``[batch, tokens, slots]``, and the state; arguments as of `forward`."""
         posterior = self.posterior()
         separator = self.settings["separator"]
         if state is None:
             start = posterior.initial_state(ids.shape[0], ids.device)
-            state = RouterState(start, torch.full_like(ids[:, 0], separator))
+            state = RouterState(start, torch.full_like(ids[:, :1], separator).repeat(1, 2))
         real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
-        before, last = _previous(ids, state.last, real)
-        symbols = cell(before, ids, self.settings["symbols"]) if self.settings["features"] == "bigrams" else ids
+        before, previous, last = _context(ids, state.last, real)
+        symbols = self._symbols(before, previous, ids)
         log_weights, summed = posterior.advance(symbols, state.posterior, real & (ids != separator))
-        return self._sparsify(log_weights.exp().float()), RouterState(summed, last)
+        return log_weights, RouterState(summed, last)
+
+    def _symbols(self, before: Tensor, previous: Tensor, ids: Tensor) -> Tensor:
+        cells, separator = self.settings["symbols"], self.settings["separator"]
+        match self.settings["features"]:
+            case "bigrams":
+                return bigrams.cell(previous, ids, cells)
+            case "trigrams":
+                return trigrams.cell(torch.where(previous == separator, separator, before), previous, ids, cells)
+        return ids
 
     def _sparsify(self, weights: Tensor) -> Tensor:
         """Drop all but the top-k weights and those below the minimum; what stays sums to one."""
@@ -123,34 +139,14 @@ class EvidenceRouter(nn.Module):
         return kept / kept.sum(dim=-1, keepdim=True)  # type: ignore[no-any-return]
 
 
-def _previous(ids: Tensor, last: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """The real token before each token ``[batch, tokens]``, and the last real one of all ``[batch]``."""
-    places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    # 1 + the place of the newest real token up to each place; 0 where it lies before these tokens
-    newest = torch.where(real, places + 1, 0).cummax(dim=1).values
-    extended = torch.cat([last[:, None], ids], dim=1)
-    seen = torch.cat([torch.zeros_like(newest[:, :1]), newest], dim=1)
-    previous = extended.gather(1, seen)
-    return previous[:, :-1], previous[:, -1]
-
-
-def check_settings(*, temperature: float, half_life: float | None, minimum_weight: float) -> None:
-    """Refuse settings outside their domain.
-
-    Raises:
-        InvalidOption: naming the setting.
-    """
-    if not temperature > 0:
-        raise InvalidOption(
-            f"temperature={temperature}", why="it divides log-likelihoods", mend="Choose a positive one."
-        )
-    if half_life is not None and not half_life > 0:
-        raise InvalidOption(
-            f"half_life={half_life}", why="it is a number of tokens", mend="Choose a positive one or None."
-        )
-    if not 0 <= minimum_weight < 1:
-        raise InvalidOption(
-            f"minimum_weight={minimum_weight}",
-            why="it is compared with probabilities",
-            mend="Choose one in [0, 1).",
-        )
+def _context(ids: Tensor, last: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The last but one and the last real token before each token ``[batch, tokens]``; the last two of all."""
+    # the tokens with the two before them, and for every place of these the place of the newest real token before it
+    known = torch.cat([last, ids], dim=1)
+    places = torch.arange(known.shape[1] + 1, device=ids.device).expand(len(ids), -1)
+    taken = torch.cat([torch.ones_like(last, dtype=torch.bool), real], dim=1)
+    newest = torch.where(taken, places[:, :-1], 0).cummax(dim=1).values
+    before = torch.cat([torch.zeros_like(newest[:, :1]), newest], dim=1)
+    previous = known.gather(1, before)
+    older = known.gather(1, before.gather(1, before))
+    return older[:, 2:-1], previous[:, 2:-1], torch.stack([older[:, -1], previous[:, -1]], dim=1)

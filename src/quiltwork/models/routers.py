@@ -1,7 +1,9 @@
-"""What a router is made of, before it is part of a model: learned rows, or prefix evidence.
+"""What a router is made of, before it is part of a model: rows, or prefix evidence.
 
-Both keep every party's share apart (a row and a bias a layer; a histogram), so that a party leaves by the loss of its
-own entries and nothing else changes.
+Both keep every party's share apart (a row and an offset a layer; a histogram), so that a party leaves by the loss of
+its own entries and nothing else changes. Both have the same verbs: ``without`` and ``joined`` (parties go and come),
+``config`` and ``tensors`` (the native format), ``beside`` (files that no model reads), and ``in_rows`` (what a public
+format can hold of it). `quiltwork.models.routing` says what else has them.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from quiltwork.models.sources import Source, stacked
+from quiltwork.models.sources import Source, Sources, stacked
 
 T = TypeVar("T")
 
@@ -58,6 +60,24 @@ class Rows:
             self, rows=less(self.rows, party), offsets=less(self.offsets, party), weights=less(self.weights, party)
         )
 
+    def joined(self, late: Rows) -> Rows:
+        """These rows and those of parties that come later, routed by the latter's settings."""
+        return replace(
+            late,
+            rows={**self.rows, **late.rows},
+            offsets={**self.offsets, **late.offsets},
+            weights={**late.weights, **self.weights},
+            own=self.own,
+        )
+
+    def in_rows(self) -> Rows:
+        """Itself."""
+        return self
+
+    def beside(self) -> dict[str, Sources]:
+        """Nothing: the rows are all there is."""
+        return {}
+
     @property
     def plain(self) -> bool:
         """True if logits get nothing besides the rows: only such a router fits a public format."""
@@ -94,10 +114,10 @@ class Rows:
             "weights": [self.weights[slot] for slot in ("", *parties)],
         }
 
-    def tensors(self, parties: tuple[str, ...], layers: int) -> dict[str, Source]:
+    def tensors(self, parties: tuple[str, ...]) -> dict[str, Source]:
         """``router.weight`` and, if there are any, ``router.bias`` of every layer, in the native layout."""
         table: dict[str, Source] = {}
-        for layer in range(layers):
+        for layer in range(len(self.rows[parties[0]])):
             name = f"body.model.layers.{layer}.mlp.router."
             table[name + "weight"] = self.stacked(parties, layer)
             if self.offsets:
@@ -110,7 +130,7 @@ class Evidence:
     """The prefix-evidence router's rows and settings.
 
     Attributes:
-        rows: log-probability of each symbol (a token, or the cell of a hashed n-gram), float32 ``[symbols]``, per party.
+        rows: log-probability of each symbol (a token, or the cell of a hashed n-gram), float32 ``[symbols]``, by party.
         public: the same for the public text, or None.
         settings: ``EVIDENCE_SETTINGS`` by name (see ``EvidenceRouter``).
         weights: slot weights by party, the base under the empty name.
@@ -124,6 +144,19 @@ class Evidence:
     def without(self, party: str) -> Evidence:
         """The evidence of the other parties."""
         return replace(self, rows=less(self.rows, party), weights=less(self.weights, party))
+
+    def joined(self, late: Evidence) -> Evidence:
+        """This evidence and that of parties that come later, read by the latter's settings."""
+        weights = {**late.weights, **self.weights}
+        return replace(late, rows={**self.rows, **late.rows}, public=self.public, weights=weights)
+
+    def in_rows(self) -> None:
+        """None: a state over the prefix cannot be a row."""
+        return
+
+    def beside(self) -> dict[str, Sources]:
+        """Nothing: the rows are all there is."""
+        return {}
 
     def config(self, parties: tuple[str, ...]) -> dict[str, Any]:
         """The router's entry in config.json."""

@@ -45,8 +45,8 @@ from quiltwork.evidence.bigrams import CELLS, document_cells
 from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.evidence.release import ReleaseRule
 from quiltwork.models.base import Base, separator_id
+from quiltwork.models.residual import Second, residual_moments
 from quiltwork.party.fragment import Fragment
-from quiltwork.party.moments import Second, residual_moments
 from quiltwork.party.proxies import ProxyChoice, chosen_proxies
 from quiltwork.party.scopes import FFNScope, FullScope, Scope
 from quiltwork.party.software import versions

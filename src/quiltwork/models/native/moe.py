@@ -1,8 +1,9 @@
-"""``quiltwork_moe``: one body, several feed-forward experts a layer, a router of rows or of prefix evidence.
+"""``quiltwork_moe``: one body, several feed-forward experts a layer, a router of rows, of prefix evidence, or of both.
 
 The body is the base model as transformers builds it; only the FFN of each layer is replaced by an ``ExpertBank``.
 With rows each layer routes on its own input. With evidence the weights are computed once from the token ids and serve
-every layer, and the router's state travels with the key-value cache, one vector a sequence.
+every layer, and the router's state travels with the key-value cache, one vector a sequence. With both each layer adds
+its rows' logits to the logarithms of these weights.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ class QuiltworkMoEForCausalLM(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.body = AutoModelForCausalLM.from_config(config.text_config)
         settings = dict(config.router)
-        self.evidence = EvidenceRouter(settings) if settings["kind"] == "evidence" else None
+        self._rows: dict[str, Any] | None = settings if settings["kind"] == "rows" else settings.get("rows")
+        evidence = settings if settings["kind"] == "evidence" else settings.get("evidence")
+        self.evidence = EvidenceRouter(evidence) if evidence is not None else None
         self.mixing = Mixing()
         for layer in self.body.model.layers:
             layer.mlp = self._bank(layer.mlp, settings)
@@ -88,19 +91,23 @@ class QuiltworkMoEForCausalLM(PreTrainedModel, GenerationMixin):
         keys = slot_keys(self.config.parties)
         slots = len(keys)
         experts = {key: ffn if key == BASE_SLOT else copy.deepcopy(ffn) for key in keys}
-        if self.evidence is not None:
+        rows = self._rows
+        if rows is None:
             return ExpertBank(experts, self.mixing)
-        top_k = min(settings["top_k"] or slots, slots)
+        both = self.evidence is not None
+        top_k = min(rows["top_k"] or slots, slots)
         hidden = self.config.text_config.hidden_size
         router = RowRouter(
             hidden,
             slots,
             top_k=top_k,
-            renormalise=settings["renormalise"],
-            bias=settings["bias"],
-            weights=settings["weights"],
+            renormalise=rows["renormalise"],
+            bias=rows["bias"],
+            weights=rows["weights"],
+            share=settings["share"] if both else 1.0,
+            minimum_weight=settings["evidence"]["minimum_weight"] if both else 0.0,
         )
-        return ExpertBank(experts, router)
+        return ExpertBank(experts, router, self.mixing if both else None)
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Every tensor comes from the checkpoint; there is nothing to initialise."""
@@ -130,9 +137,7 @@ class QuiltworkMoEForCausalLM(PreTrainedModel, GenerationMixin):
             InvalidOption: an evidence-routed model is called without token ids, or with a foreign cache.
         """
         if self.evidence is not None:
-            past_key_values, self.mixing.weights = self._route(
-                input_ids, attention_mask, past_key_values, bool(use_cache)
-            )
+            past_key_values = self._route(input_ids, attention_mask, past_key_values, bool(use_cache))
         try:
             output = self.body(
                 input_ids=input_ids,
@@ -145,10 +150,11 @@ class QuiltworkMoEForCausalLM(PreTrainedModel, GenerationMixin):
                 **kwargs,
             )
         finally:
-            self.mixing.weights = None
+            self.mixing.weights = self.mixing.log_prior = None
         return output  # type: ignore[no-any-return]
 
-    def _route(self, ids: Tensor | None, mask: Tensor | None, cache: Any, use_cache: bool) -> tuple[Any, Tensor]:
+    def _route(self, ids: Tensor | None, mask: Tensor | None, cache: Any, use_cache: bool) -> Any:
+        """Set what the layers mix by; returns the cache, with the router's state in it."""
         if ids is None:
             raise InvalidOption(
                 "inputs_embeds",
@@ -167,7 +173,10 @@ class QuiltworkMoEForCausalLM(PreTrainedModel, GenerationMixin):
             cache = RoutedCache(config=self.config.get_text_config(decoder=True)) if wanted else None
         state = cache.router_state if cache is not None and cache.get_seq_length() else None
         real = mask[:, -ids.shape[1] :].bool() if mask is not None and mask.dim() == 2 else None
-        weights, state = self.evidence(ids, state, real)
+        if self._rows is None:
+            self.mixing.weights, state = self.evidence(ids, state, real)
+        else:
+            self.mixing.log_prior, state = self.evidence.log_posterior(ids, state, real)
         if cache is not None:
             cache.router_state = state
-        return cache, weights
+        return cache

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from quiltwork.models.base import Base
-from quiltwork.party.moments import Second, residual_moments
+from quiltwork.models.residual import Second, residual_moments
 
 FAMILIES = ("olmo2", "llama")
 SECONDS: tuple[Second, ...] = get_args(Second)
