@@ -1,4 +1,4 @@
-"""An owner's expert beside a base that is a mixture itself: the mixture stays, the shares are the joint softmax's."""
+"""An owner's expert beside a base that is a mixture: the mixture stays, and shares are those of one softmax."""
 
 from __future__ import annotations
 
