@@ -158,7 +158,7 @@ WRONG = {
     "party": (("--party", "Ash & Co"), ("party 'Ash & Co'", "[a-z0-9]")),
     "party-empty": (("--party", ""), "party ''"),
     "licence": (("--licence", ""), "licence ''"),
-    "scope": (("--scope", "everything"), ("scope 'everything'", "'ffn' or 'full'")),
+    "scope": (("--scope", "everything"), ("scope 'everything'", "ffn, lowrank, full, lora")),
     "scope-twice": (("--scope", "ffn", "--scope", "ffn"), "given twice"),
     "nothing": (("--scope", "none", "--tokens", "none", "--bigrams", "none"), "it releases nothing"),
     "tokens": (("--tokens", "blur:3"), ("release rule 'blur:3'", "min-count:5")),
@@ -359,10 +359,10 @@ def test_a_confined_owner_contributes_the_same_and_says_what_holds_it(
 SPY = """
 import sys
 from pathlib import Path
-from quiltwork.cli.contribute.expert import _confine
+from quiltwork.cli.contribute.sealing import seal_for_text
 base, mine, theirs, out = map(Path, sys.argv[1:5])
 if sys.argv[5] == "sealed":
-    print(_confine(base, [mine], out, out.with_name("out.state")))
+    print(seal_for_text([base, mine], out, out.with_name("out.state")))
 for path in (mine, base / "config.json", theirs, Path.home() / ".profile", out.parent.parent):
     try:
         path.read_bytes() if path.is_file() else list(path.iterdir())

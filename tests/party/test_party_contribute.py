@@ -29,7 +29,6 @@ from quiltwork.party.contribute import (
     contribute,
     moments_by_name,
     reference,
-    scope_by_name,
     text_histograms,
     tokenised,
 )
@@ -367,12 +366,7 @@ def test_an_order_that_could_not_be_written_is_refused_at_once(changes: dict[str
 
 
 def test_names_of_a_command_line() -> None:
-    ffn, full = FFNScope(bias=-1.0), FullScope(dtype="bfloat16")
-    assert scope_by_name("ffn", ffn, full) == ffn
-    assert scope_by_name("full", ffn, full) == full
     assert [moments_by_name(name) for name in ("none", "diagonal", "full")] == [None, "diagonal", "full"]
-    with pytest.raises(InvalidOption, match=r"scope 'lora': .*'ffn' or 'full'"):
-        scope_by_name("lora", ffn, full)
     with pytest.raises(InvalidOption, match=r"moments 'all': .*none, diagonal or full"):
         moments_by_name("all")
 

@@ -21,6 +21,7 @@ from quiltwork.cli import (
     export,
     generate,
     inspect,
+    listing,
     predict,
     remove,
     report,
@@ -36,7 +37,7 @@ from quiltwork.errors import QuiltworkError
 _INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
 
-_MAKING = (demo, contribute, sign, inspect, verify, compose, tune, choose, add, remove, revoke)
+_MAKING = (demo, contribute, sign, inspect, verify, compose, tune, choose, add, remove, listing, revoke)
 _VERBS = (*_MAKING, evaluate, report, generate, predict, export, split)
 _BARE = {demo: True, contribute: False, split: False}
 """The verbs of several kinds, and whether the verb alone runs its first kind or shows the help."""
@@ -64,7 +65,15 @@ for verb in _VERBS:
         app.command(verb.NAME, help=verb.HELP, epilog=verb.EXAMPLES)(verb.run)
 
 
-_EXTRAS = {"transformers": "lm", "accelerate": "lm", "tokenizers": "lm", "cryptography": "signing", "cyclonedx": "bom"}
+_EXTRAS = {
+    "transformers": "lm",
+    "accelerate": "lm",
+    "tokenizers": "lm",
+    "peft": "lora",
+    "sklearn": "tables",
+    "cryptography": "signing",
+    "cyclonedx": "bom",
+}
 """The extra that brings a package; the other extras are named where they are used."""
 
 

@@ -14,11 +14,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,8 +29,6 @@ from quiltwork.contribution.fields import Card, PartyLabel, Short
 from quiltwork.contribution.kinds import (
     BigramHistogramStatistic,
     ExpertMethod,
-    FFNExpert,
-    FullExpert,
     PublicProxiesStatistic,
     ResidualMomentsStatistic,
     Statistic,
@@ -48,9 +46,10 @@ from quiltwork.models.base import Base, separator_id
 from quiltwork.models.residual import Second, residual_moments
 from quiltwork.party.fragment import Fragment
 from quiltwork.party.proxies import ProxyChoice, chosen_proxies
-from quiltwork.party.scopes import FFNScope, FullScope, Scope
+from quiltwork.party.scopes import FFNScope, Scope
 from quiltwork.party.software import versions
 from quiltwork.privacy.events import Event, ExactEvent
+from quiltwork.training.choosing import document_number
 from quiltwork.training.loop import TrainingPlan, TrainingResult, train
 from quiltwork.training.packing import epochs, pack
 
@@ -60,6 +59,9 @@ if TYPE_CHECKING:
 
 SHUFFLE_BUFFER = 32768
 """Blocks held for shuffling; a fragment with fewer is shuffled as a whole."""
+
+NARROWING_BLOCKS = 64
+"""Blocks of text by which the neurons of a narrow expert are chosen."""
 
 MOMENT_BLOCKS = 512
 """Blocks of text that the residual moments average over."""
@@ -98,6 +100,13 @@ class Order:
         names = [scope.name for scope in self.scopes]
         if len(set(names)) < len(names):
             raise InvalidOption(f"scopes {names}", why="a scope is given twice", mend="Name each scope once.")
+        for forms in (("ffn", "lowrank"), ("full", "lora")):
+            if set(forms) <= set(names):
+                raise InvalidOption(
+                    f"scopes {names}",
+                    why=f"'{forms[0]}' and '{forms[1]}' are two forms of one expert",
+                    mend="Choose one of the two, or make two contributions, each with a share of its own.",
+                )
         if not names and not any((self.tokens, self.bigrams, self.moments, self.proxies)):
             raise InvalidOption(
                 "an empty order", why="it releases nothing", mend="Choose a scope, a histogram, moments or proxies."
@@ -210,7 +219,7 @@ def reference(base: Base) -> BaseReference:
     """How a manifest names the base."""
     return BaseReference(
         digest=base.digest,
-        family=base.family.name,
+        family=base.model_type,
         vocabulary_size=base.vocabulary_size,
         tokenizer=base.tokenizer_digest,
     )
@@ -256,11 +265,17 @@ def _train_scope(
     subject: dict[str, str],
     force_cpu: bool,
 ) -> TrainingResult:
+    blocks = block_stream(documents, order.plan, separator)
+
+    def text() -> Iterator[Tensor]:
+        first = islice(blocks(), NARROWING_BLOCKS)
+        return (torch.from_numpy(np.stack(batch)) for batch in _batched(first, order.plan.batch_size))
+
     # the seed is set again inside ``train``; preparing draws nothing from the global generator
-    scope.prepare(model, order.party)  # type: ignore[arg-type]
+    scope.prepare(model, order.party, text)  # type: ignore[arg-type]
     return train(
         model,  # type: ignore[arg-type]
-        block_stream(documents, order.plan, separator),
+        blocks,
         order.plan,
         state_dir=place,
         subject=subject,
@@ -323,14 +338,8 @@ def _batched(blocks: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarra
 def _method(scopes: Sequence[Scope], base: Base) -> ExpertMethod | StatisticsMethod:
     if not scopes:
         return StatisticsMethod()
-    ffn: FFNExpert | None = None
-    full: FullExpert | None = None
-    for scope in scopes:
-        if isinstance(scope, FFNScope):
-            ffn = scope.method(base)
-        else:
-            full = scope.method(base)
-    return ExpertMethod(ffn=ffn, full=full)
+    declared: dict[str, Any] = {scope.name: scope.method(base) for scope in scopes}
+    return ExpertMethod(**declared)
 
 
 def _training_summary(order: Order, results: dict[str, TrainingResult]) -> TrainingSummary | None:
@@ -348,7 +357,7 @@ def _training_summary(order: Order, results: dict[str, TrainingResult]) -> Train
         seed=plan.seed,
         loss_first=runs[-1].losses[0] if told else None,
         loss_last=runs[-1].losses[-1] if told else None,
-        software=versions("quiltwork", "torch", "transformers"),
+        software=versions("quiltwork", "torch", "transformers", *(["peft"] if "lora" in results else [])),
     )
 
 
@@ -358,19 +367,6 @@ def _weight_events(order: Order, results: dict[str, TrainingResult]) -> list[Eve
     if results and order.report_losses:
         events.append(ExactEvent(released="training", note="first and last training loss"))
     return events
-
-
-def scope_by_name(name: str, ffn: FFNScope, full: FullScope) -> Scope:
-    """The scope that a command line names.
-
-    Raises:
-        InvalidOption: there is no such scope.
-    """
-    if name == "ffn":
-        return replace(ffn)
-    if name == "full":
-        return replace(full)
-    raise InvalidOption(f"scope '{name}'", why="there is no such scope", mend="Use 'ffn' or 'full'.")
 
 
 def moments_by_name(name: str) -> Second | None:

@@ -1,33 +1,40 @@
-"""What an owner trains: the feed-forward experts of a frozen body (``ffn``), or the whole model (``full``).
-
-A scope turns the base into a module with some parameters trainable, and after training gives the tensors that leave:
+"""What an owner trains, and what of it leaves. A scope turns the base into a module with some parameters trainable,
+and after training gives the tensors of one part:
 
 * ``ffn``: each layer's expert and router row (and bias), as absolute values. The anchor beside it is the base's own
-  FFN, frozen, so an expert learns what the base lacks and a row learns where it helps ("learning to coordinate").
+  FFN, frozen, so an expert learns what the base lacks and a row learns where it helps ("learning to coordinate"). With
+  ``width`` the expert has fewer intermediate neurons: it starts from those that matter most on the owner's own text
+  (see ``models/narrow.py``).
+* ``lowrank``: the same, with the expert a low-rank change of the base's FFN; the factors leave.
 * ``full``: the difference of every tensor to the base. The composer adds it back, so a contribution cannot smuggle in
   a body of its own, and blending differences needs no base copy.
+* ``lora`` (in ``party/lora.py``): low-rank changes of every linear map of the body; the factors leave.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from quiltwork.contribution.kinds import FFNExpert, FullExpert
-from quiltwork.errors import CheckpointError, InvalidOption
-from quiltwork.models.bank import AnchorDraw, CoordinatedFFN
+from quiltwork.contribution.kinds import FFNExpert, FullExpert, LowRankExpert
+from quiltwork.errors import InvalidOption
+from quiltwork.models.bank import AnchorDraw
 from quiltwork.models.base import Base
 from quiltwork.models.families import ROLES
+from quiltwork.models.low_rank import LowRankLinear, initial_down, low_rank_copy
+from quiltwork.models.narrow import importance, narrowed
+from quiltwork.party.coordination import Coordination, MakeExpert, blocks_of, generator_of, require_dense
+from quiltwork.party.lora import LoRAScope, check_factors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_ROW_STD = 0.02
+Text: TypeAlias = Callable[[], Iterable[Tensor]]
+"""Batches of token ids ``[batch, tokens]`` of the owner's own text."""
 
 
 @dataclass(frozen=True)
@@ -35,91 +42,158 @@ class FFNScope:
     """Train one feed-forward expert a layer; everything else stays as the base has it.
 
     Attributes:
-        anchor_share: share of the training sequences that the expert answers together with the frozen base FFN, mixed
-            by the router; it answers the rest alone. 1 is FlexOlmo's training, 0 learns no router row.
-        bias: initial negative router bias, or None. A training-time regulariser: public formats cannot hold it.
-        top_k: experts a token that the owner recommends for composition; None recommends all.
+        anchor_share, bias, top_k: as `Coordination`.
+        width: intermediate neurons of the expert, chosen on the owner's text; None for all of the base's.
     """
 
     anchor_share: float = 0.5
     bias: float | None = None
     top_k: int | None = None
+    width: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.anchor_share <= 1:
+        _ = self._coordination
+        if self.width is not None and self.width < 1:
             raise InvalidOption(
-                f"anchor_share={self.anchor_share}",
-                why="it is a share of the sequences",
-                mend="Choose one in [0, 1].",
+                f"width={self.width}", why="it is a number of neurons", mend="Choose 1 or more, or None for all."
             )
-        if self.top_k is not None and not 1 <= self.top_k <= 1024:
-            raise InvalidOption(
-                f"top_k={self.top_k}",
-                why="it is a number of experts that answer a token",
-                mend="Choose one from 1 to 1024, or None for all.",
-            )
-        if self.bias is not None and not -math.inf < self.bias < 0:
-            raise InvalidOption(
-                f"bias={self.bias}",
-                why="the bias is used as min(bias, 0), which has no gradient from zero upwards",
-                mend="Start from a negative value such as -0.1, or use None.",
-            )
+
+    @property
+    def _coordination(self) -> Coordination:
+        return Coordination(self.anchor_share, self.bias, self.top_k)
 
     @property
     def name(self) -> str:
         """``ffn``."""
         return "ffn"
 
-    def prepare(self, model: PreTrainedModel, party: str) -> AnchorDraw:
+    def prepare(self, model: PreTrainedModel, party: str, text: Text | None = None) -> AnchorDraw:
         """Freeze the body and put a trainable expert beside each FFN, in place.
+
+        Args:
+            model: the base.
+            party: whose expert; rows start from its name.
+            text: some of the owner's text, for a narrow expert.
 
         Raises:
             CheckpointError: the FFNs have biases, which an ffn expert does not hold.
+            InvalidOption: a width above the base's, or a width without text to choose neurons by.
         """
-        if getattr(model.config, "mlp_bias", False):
-            raise CheckpointError(
-                "config field 'mlp_bias' of the base",
-                why="an ffn expert holds the weights of the feed-forward projections, and no biases",
-                mend="Train the scope 'full'.",
-            )
-        model.requires_grad_(False)
-        draw = AnchorDraw(self.anchor_share)
-        for number, layer in enumerate(model.model.layers):
-            anchor = layer.mlp
-            weight = next(anchor.parameters())
-            row = _initial_row(party, number, model.config.hidden_size).to(weight)
-            layer.mlp = CoordinatedFFN(anchor, row, bias=self.bias, draw=draw)
-        model.register_forward_pre_hook(
-            lambda _, __, inputs: draw.draw(inputs["input_ids"].shape[0], inputs["input_ids"].device),
-            with_kwargs=True,
-        )
-        return draw
+        make: MakeExpert = (lambda _, __: None) if self.width is None else _narrowing(model, self.width, text)
+        return self._coordination.prepare(model, party, make)
 
     def method(self, base: Base) -> FFNExpert:
         """The parameters that the manifest declares."""
+        width = self.width or base.intermediate_size
         return FFNExpert(
             layers=base.layers,
             hidden_size=base.hidden_size,
-            intermediate_size=base.intermediate_size,
-            top_k=self.top_k,
-            anchor_share=self.anchor_share,
-            router=self.anchor_share > 0,
-            bias=self.bias is not None and self.anchor_share > 0,
+            intermediate_size=width,
+            **self._coordination.declared(),
         )
 
     def tensors(self, model: nn.Module, base: Base) -> dict[str, Tensor]:
         """What leaves, in the base's dtype."""
         result: dict[str, Tensor] = {}
-        for number, layer in enumerate(_layers(model)):
-            ffn = layer.mlp
-            prefix = f"ffn.layers.{number}."
+        for number, layer in enumerate(blocks_of(model)):
+            own = {f"{role}.weight": getattr(layer.mlp.expert, role).weight for role in ROLES}
+            own |= self._coordination.router_tensors(layer)
+            result |= {f"ffn.layers.{number}.{name}": tensor for name, tensor in own.items()}
+        return _leaving(result, base.torch_dtype)
+
+
+def _narrowing(model: PreTrainedModel, width: int, text: Text | None) -> MakeExpert:
+    """Makes experts of the neurons that matter most on the owner's text."""
+    require_dense(model, f"width={width}")
+    most = model.config.intermediate_size
+    if width > most:
+        raise InvalidOption(
+            f"width={width}", why=f"the base's feed-forward blocks have {most} neurons", mend="Choose fewer."
+        )
+    if text is None:
+        raise InvalidOption(
+            f"width={width}", why="its neurons are chosen by some text, and none is given", mend="Give some text."
+        )
+    scores = importance(model, [layer.mlp for layer in blocks_of(model)], text())
+    return lambda number, block: narrowed(block, scores[number], width)
+
+
+@dataclass(frozen=True)
+class LowRankScope:
+    """Train one low-rank feed-forward expert a layer: each projection is the base's plus a product of two factors.
+
+    Attributes:
+        rank: r of every projection.
+        alpha: the product is scaled by alpha / r while it is trained; None for r.
+        anchor_share, bias, top_k: as `Coordination`.
+    """
+
+    rank: int = 16
+    alpha: float | None = None
+    anchor_share: float = 0.5
+    bias: float | None = None
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        _ = self._coordination
+        check_factors(self.rank, self.alpha)
+
+    @property
+    def _coordination(self) -> Coordination:
+        return Coordination(self.anchor_share, self.bias, self.top_k)
+
+    @property
+    def name(self) -> str:
+        """``lowrank``."""
+        return "lowrank"
+
+    def prepare(self, model: PreTrainedModel, party: str, text: Text | None = None) -> AnchorDraw:  # noqa: ARG002
+        """Freeze the body and put trainable factors beside each projection of each FFN, in place.
+
+        Raises:
+            CheckpointError: the FFNs have biases, which an expert does not hold.
+            InvalidOption: the rank is above a projection's smaller side.
+        """
+        most = min(model.config.hidden_size, model.config.intermediate_size)
+        if self.rank > most:
+            raise InvalidOption(
+                f"rank={self.rank}",
+                why=f"the smaller side of the base's feed-forward projections is {most}",
+                mend="Choose a smaller rank, or the scope 'ffn'.",
+            )
+        scale = (self.alpha or self.rank) / self.rank
+
+        def make(number: int, block: nn.Module) -> nn.Module:
+            starts = {
+                role: initial_down(
+                    self.rank, getattr(block, role).in_features, generator_of("low rank", party, number, role)
+                )
+                for role in ROLES
+            }
+            return low_rank_copy(block, starts, scale)
+
+        return self._coordination.prepare(model, party, make)
+
+    def method(self, base: Base) -> LowRankExpert:
+        """The parameters that the manifest declares."""
+        return LowRankExpert(
+            layers=base.layers,
+            hidden_size=base.hidden_size,
+            intermediate_size=base.intermediate_size,
+            rank=self.rank,
+            **self._coordination.declared(),
+        )
+
+    def tensors(self, model: nn.Module, base: Base) -> dict[str, Tensor]:
+        """What leaves, in the base's dtype: the factors, the scale in ``up``."""
+        result: dict[str, Tensor] = {}
+        for number, layer in enumerate(blocks_of(model)):
+            own = self._coordination.router_tensors(layer)
             for role in ROLES:
-                result[f"{prefix}{role}.weight"] = getattr(ffn.expert, role).weight
-            if self.anchor_share > 0:
-                result[prefix + "router.weight"] = ffn.row
-                if ffn.bias is not None:
-                    result[prefix + "router.bias"] = ffn.bias.clamp(max=0)
-        return {name: t.detach().to("cpu", base.torch_dtype).contiguous() for name, t in result.items()}
+                linear: LowRankLinear = getattr(layer.mlp.expert, role)
+                own[f"{role}.up"], own[f"{role}.down"] = linear.factors()
+            result |= {f"lowrank.layers.{number}.{name}": tensor for name, tensor in own.items()}
+        return _leaving(result, base.torch_dtype)
 
 
 @dataclass(frozen=True)
@@ -143,8 +217,13 @@ class FullScope:
         """``full``."""
         return "full"
 
-    def prepare(self, model: PreTrainedModel, party: str) -> None:  # noqa: ARG002 - the scopes share one signature
-        """Make every parameter trainable, in place."""
+    def prepare(self, model: PreTrainedModel, party: str, text: Text | None = None) -> None:  # noqa: ARG002
+        """Make every parameter trainable, in place.
+
+        Raises:
+            CheckpointError: the base is a mixture of experts.
+        """
+        require_dense(model, "full training")
         model.requires_grad_(True)
 
     def method(self, base: Base) -> FullExpert:  # noqa: ARG002
@@ -161,18 +240,8 @@ class FullScope:
         }
 
 
-Scope = FFNScope | FullScope
+Scope = FFNScope | LowRankScope | FullScope | LoRAScope
 
 
-def _layers(model: Any) -> Any:
-    return model.model.layers
-
-
-def _initial_row(party: str, layer: int, hidden: int) -> Tensor:
-    """A start for a router row, normal with deviation 0.02, that depends on the party's name only.
-
-    Rows that start alike end alike (FlexOlmo, section 4); parties cannot agree on starts, but their names differ.
-    """
-    seed = int.from_bytes(hashlib.sha256(f"router row {party} {layer}".encode()).digest()[:8], "big")
-    generator = torch.Generator().manual_seed(seed % 2**63)
-    return torch.randn(hidden, generator=generator) * _ROW_STD
+def _leaving(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from quiltwork.cli.contribute.handover import show
-from quiltwork.cli.contribute.sealing import seal
+from quiltwork.cli.contribute.sealing import seal_for_text
 from quiltwork.cli.inputs import read_text, say
+from quiltwork.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from quiltwork.party.scopes import Scope
 
 NAME = "expert"
 HELP = """Train an expert of a language model on your own text, here, and write one contribution directory.
@@ -22,6 +27,8 @@ EXAMPLES = """Examples:
 `quiltwork contribute expert --base BASE --data a.jsonl --data b.parquet --text-field body --party acme --out acme
 --scope ffn --scope full --steps 500 --tokens gaussian:epsilon=8,delta=1e-6 --bigrams none --confine`
 
+`quiltwork contribute expert --base BASE --data code/ --party acme --share code --scope lowrank --rank 32 --out code`
+
 An interrupted run goes on when the same command is given again."""
 
 
@@ -31,7 +38,19 @@ def run(
     party: Annotated[str, typer.Option(help="Your name in the composed model: a-z, 0-9, - and _.")],
     out: Annotated[Path, typer.Option(help="Directory to write.")],
     scope: Annotated[
-        list[str] | None, typer.Option(help="ffn, full, or none (statistics only). Repeatable. [default: ffn]")
+        list[str] | None,
+        typer.Option(help="ffn or lowrank, full or lora, or none (statistics only). Repeatable. [default: ffn]"),
+    ] = None,
+    share: Annotated[
+        str | None, typer.Option(help="Name of one of several experts of yours, this text's: the party is PARTY.SHARE.")
+    ] = None,
+    rank: Annotated[int, typer.Option(help="lowrank, lora: columns of the factors.")] = 16,
+    alpha: Annotated[
+        float | None,
+        typer.Option(help="lowrank, lora: the factors' product is scaled by alpha / rank. [default: rank]"),
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(help="ffn: neurons of a narrower expert, chosen on your text. [default: the base's]")
     ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps for each scope.")] = 200,
     batch_size: Annotated[int, typer.Option(help="Sequences a step.")] = 16,
@@ -42,12 +61,13 @@ def run(
     save_every: Annotated[int, typer.Option(help="Steps between saved states.")] = 100,
     seed: Annotated[int, typer.Option(help="Seed of order and initialisation.")] = 0,
     anchor_share: Annotated[
-        float, typer.Option(help="ffn: share of sequences trained beside the base's own FFN; 0 learns no router.")
+        float,
+        typer.Option(help="ffn, lowrank: share of sequences trained beside the base's own FFN; 0 learns no router."),
     ] = 0.5,
     top_k: Annotated[
-        int | None, typer.Option(help="ffn: experts a token that you recommend to composers. [default: all]")
+        int | None, typer.Option(help="ffn, lowrank: experts a token that you recommend to composers. [default: all]")
     ] = None,
-    bias: Annotated[float | None, typer.Option(help="ffn: initial negative router bias, e.g. -0.1.")] = None,
+    bias: Annotated[float | None, typer.Option(help="ffn, lowrank: initial negative router bias, e.g. -0.1.")] = None,
     delta_dtype: Annotated[str, typer.Option(help="full: type of the differences: base, float32, bfloat16.")] = "base",
     tokens: Annotated[
         str,
@@ -72,21 +92,25 @@ def run(
     """Train an expert of a language model on your own text, here, and write one contribution directory."""
     state = state or out.with_name(out.name + ".state")
     text = read_text(card, "--card") if card else ""
-    sealing = _confine(base, data, out, state) if confine else "off"
+    sealing = seal_for_text([base, *data], out, state) if confine else "off"
     say(f"confinement: {sealing}")
     from quiltwork.evidence.release import release_rule
     from quiltwork.models.base import open_base
-    from quiltwork.party.contribute import Order, contribute, moments_by_name, scope_by_name
+    from quiltwork.party.contribute import Order, contribute, moments_by_name
     from quiltwork.party.fragment import open_fragment
-    from quiltwork.party.scopes import FFNScope, FullScope
+    from quiltwork.party.lora import LoRAScope
+    from quiltwork.party.scopes import FFNScope, FullScope, LowRankScope
     from quiltwork.training.loop import TrainingPlan
 
-    ffn = FFNScope(anchor_share=anchor_share, bias=bias, top_k=top_k)
-    full = FullScope(dtype=delta_dtype)
-    names = [name for name in (scope or ["ffn"]) if name != "none"]
+    makers: dict[str, Callable[[], Scope]] = {
+        "ffn": lambda: FFNScope(anchor_share, bias, top_k, width),
+        "lowrank": lambda: LowRankScope(rank, alpha, anchor_share, bias, top_k),
+        "full": lambda: FullScope(delta_dtype),
+        "lora": lambda: LoRAScope(rank, alpha),
+    }
     order = Order(
-        party=party,
-        scopes=tuple(scope_by_name(name, ffn, full) for name in names),
+        party=f"{party}.{share}" if share else party,
+        scopes=tuple(one_of(makers, name)() for name in (scope or ["ffn"]) if name != "none"),
         plan=TrainingPlan(
             steps=steps,
             batch_size=batch_size,
@@ -111,10 +135,14 @@ def run(
     show(contribution, out, sealing, json=json)
 
 
-def _confine(base: Path, data: list[Path], out: Path, state: Path) -> str:
-    """Seal the process, heavy imports first."""
-    import accelerate  # noqa: F401
-    import torch  # noqa: F401
-    import transformers  # noqa: F401
+def one_of(makers: Mapping[str, Callable[[], Scope]], name: str) -> Callable[[], Scope]:
+    """What makes the scope of a name.
 
-    return seal([base, *data], out, state)
+    Raises:
+        InvalidOption: there is no such scope.
+    """
+    if name not in makers:
+        raise InvalidOption(
+            f"scope '{name}'", why="there is no such scope", mend=f"Use one of {', '.join(makers)}, or none."
+        )
+    return makers[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -44,4 +45,17 @@ def seal_for_tables(read: Sequence[Path], out: Path, scratch: Path) -> str:
     import sklearn  # noqa: F401
     import torch  # noqa: F401
 
+    return seal(read, out, scratch)
+
+
+def seal_for_text(read: Sequence[Path], out: Path, scratch: Path) -> str:
+    """`seal`, after the heavy imports that every contribution to a language model may need."""
+    import accelerate  # noqa: F401
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
+
+    with suppress(ModuleNotFoundError):
+        import peft  # noqa: F401
+    with suppress(ModuleNotFoundError):
+        import sklearn.cluster  # noqa: F401
     return seal(read, out, scratch)

@@ -1,0 +1,56 @@
+"""``quiltwork contribute expert`` in all its scopes, from the command line to the parts that leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from cli_runner import FAST, done, refused
+
+from quiltwork.contribution.store import read
+from quiltwork.models.base import Base
+
+
+@pytest.fixture(scope="module")
+def base(tiny_base: Callable[[str], Base]) -> Path:
+    return tiny_base("llama").path
+
+
+def command(base: Path, data: Path, out: Path, *more: object) -> tuple[object, ...]:
+    return ("contribute", "expert", "--base", base, "--data", data, "--party", "ash", "--out", out, *FAST, *more)
+
+
+def test_low_rank_forms_leave_under_a_share_s_name(base: Path, fragments: Mapping[str, Path], tmp_path: Path) -> None:
+    options = ("--scope", "lowrank", "--scope", "lora", "--rank", 3, "--alpha", 6, "--share", "river", "--top-k", 2)
+    result = done(*command(base, fragments["ash"], tmp_path / "out", *options, "--json")).json
+    assert result["party"] == "ash.river"
+    assert set(result["parts"]) == {"lowrank", "lora", "tokens", "bigrams"}
+    assert result["method"]["lora"] == {"rank": 3, "scaling": 2.0}
+    assert (result["method"]["lowrank"]["rank"], result["method"]["lowrank"]["top_k"]) == (3, 2)
+    assert read(tmp_path / "out").party == "ash.river"
+
+
+def test_a_narrow_expert_says_its_width(base: Path, fragments: Mapping[str, Path], tmp_path: Path) -> None:
+    result = done(*command(base, fragments["ash"], tmp_path / "out", "--width", 12, "--json")).json
+    assert result["method"]["ffn"]["intermediate_size"] == 12
+    assert read(tmp_path / "out").tensor("ffn.layers.1.down_proj.weight").shape == (32, 12)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (("--scope", "ffn", "--scope", "lowrank"), ("two forms of one expert", "a share of its own")),
+        (("--scope", "lowrank", "--rank", 0), "rank=0"),
+        (("--scope", "lora", "--alpha", -1), "alpha=-1"),
+        (("--scope", "lowrank", "--rank", 33), ("rank=33", "32")),
+        (("--width", 0), "width=0"),
+        (("--width", 49), ("width=49", "48 neurons")),
+        (("--share", "No Such"), "party 'ash.No Such'"),
+    ],
+)
+def test_what_no_expert_can_be_is_refused(
+    options: tuple[object, ...], names: str, base: Path, fragments: Mapping[str, Path], tmp_path: Path
+) -> None:
+    refused(*command(base, fragments["ash"], tmp_path / "out", *options), names=names)
+    assert not (tmp_path / "out").exists()
