@@ -38,6 +38,7 @@ def source(contribution: Contribution, name: str) -> Source:
         entry.shape,
         lambda: contribution.tensor(name),
         stream=lambda: contribution.pieces(name, ELEMENTS * ITEM_BYTES[entry.dtype]),
+        identity=entry.digest,
     )
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quiltwork.models.sources import Source
 
@@ -41,7 +41,7 @@ def padded(source: Source, shape: tuple[int, ...]) -> Source:
     return Source(source.dtype, shape, load)
 
 
-def importance(model: nn.Module, blocks: Sequence[nn.Module], batches: Iterable[Tensor]) -> list[Tensor]:
+def importance(model: nn.Module, blocks: Sequence[Any], batches: Iterable[Tensor]) -> list[Tensor]:
     """What each intermediate neuron adds to its block's output on a text, by block: float64 ``[I]``.
 
     Args:
@@ -54,7 +54,7 @@ def importance(model: nn.Module, blocks: Sequence[nn.Module], batches: Iterable[
     sums = [torch.zeros(block.down_proj.in_features, dtype=torch.float64) for block in blocks]
     tokens = 0
 
-    def watch(number: int) -> nn.modules.module.RemovableHandle:  # type: ignore[name-defined]
+    def watch(number: int) -> Any:
         def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             sums[number] += inputs[0].detach().double().abs().flatten(0, -2).sum(dim=0).cpu()
 
@@ -73,14 +73,14 @@ def importance(model: nn.Module, blocks: Sequence[nn.Module], batches: Iterable[
     return [total / max(tokens, 1) * column for total, column in zip(sums, columns, strict=True)]
 
 
-def narrowed(block: nn.Module, scores: Tensor, width: int) -> nn.Module:
+def narrowed(block: Any, scores: Tensor, width: int) -> nn.Module:
     """A copy of a block with the ``width`` neurons of the highest scores, in their order."""
     kept = scores.topk(width).indices.sort().values.to(block.down_proj.weight.device)
     # parts in the memo are taken as their own copies: only what is kept is copied
     parts = {role: _cut(getattr(block, role), kept, role) for role in ("gate_proj", "up_proj", "down_proj")}
-    small = copy.deepcopy(block, {id(getattr(block, role)): one for role, one in parts.items()})
+    small: Any = copy.deepcopy(block, {id(getattr(block, role)): one for role, one in parts.items()})
     small.intermediate_size = width
-    return small
+    return small  # type: ignore[no-any-return]
 
 
 def _cut(linear: nn.Linear, kept: Tensor, role: str) -> nn.Linear:

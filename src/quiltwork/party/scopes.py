@@ -164,7 +164,7 @@ class LowRankScope:
         scale = (self.alpha or self.rank) / self.rank
 
         def make(number: int, block: nn.Module) -> nn.Module:
-            starts = {
+            starts: dict[str, Tensor] = {
                 role: initial_down(
                     self.rank, getattr(block, role).in_features, generator_of("low rank", party, number, role)
                 )
