@@ -69,6 +69,7 @@ def test_provenance_says_what_went_in(rows: Composite, saved: Path, tiny_base: B
             "scope": "ffn",
             "weights": {},
         },
+        "public": None,
         "contributions": [
             {"party": c.party, "digest": c.digest, "licence": f"LicenseRef-{c.party}"} for c in contributions("olmo2")
         ],

@@ -76,6 +76,7 @@ def _opened(base: Path | None) -> Base:
 def _models(paths: Mapping[str, Path], base: Base) -> tuple[dict[str, Composite], dict[str, Callable[[], Any]]]:
     """Composites that come apart, by name; and dense ones, as loaders."""
     from quiltwork.composite import PROVENANCE, open_composite
+    from quiltwork.composite.written import read_written
     from quiltwork.errors import ExportError
     from quiltwork.models.base import open_base
 
@@ -87,6 +88,8 @@ def _models(paths: Mapping[str, Path], base: Base) -> tuple[dict[str, Composite]
                 raise ExportError(str(path), why="it is no composite", mend="")
             methods[name] = _of_base(open_composite(path), path, base)
         except ExportError:
+            if (path / PROVENANCE).is_file():
+                read_written(path).verify()
             dense = open_base(path)
             if dense.tokenizer_digest != base.tokenizer_digest:
                 raise InvalidOption(

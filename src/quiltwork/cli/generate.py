@@ -76,6 +76,7 @@ def run(
 def _load(path: Path) -> tuple[Any, tuple[str, ...]]:
     """The model, and the names of its slots if it has a router."""
     from quiltwork.composite import PROVENANCE, open_composite
+    from quiltwork.composite.written import read_written
     from quiltwork.errors import ExportError
     from quiltwork.models.base import open_base
 
@@ -83,6 +84,7 @@ def _load(path: Path) -> tuple[Any, tuple[str, ...]]:
         try:
             composite = open_composite(path)
         except ExportError:
+            read_written(path).verify()
             return open_base(path).load_model(), ()
         return composite.model(), composite.slots
     return open_base(path).load_model(), ()

@@ -68,7 +68,7 @@ def _released(events: Any) -> list[str]:
 
 
 def _composite(directory: Path) -> dict[str, Any]:
-    """What quiltwork.json says; of a mixture on tables and of networks every file is held against its digest first."""
+    """What quiltwork.json says, after the directory is held against it; of a language model, its small files are."""
     from quiltwork.composite import PROVENANCE, Provenance
     from quiltwork.models.base import read_json
 
@@ -80,6 +80,10 @@ def _composite(directory: Path) -> dict[str, Any]:
         open_table_composite(directory)
     elif networks.is_network(directory):
         networks.open_network(directory)
+    else:
+        from quiltwork.composite.written import read_written
+
+        read_written(directory)
     return value
 
 

@@ -1,35 +1,42 @@
-"""``quiltwork verify``: whether contributions are signed by whom they say they are from."""
+"""``quiltwork verify``: whether contributions are signed by whom they say they are from, and directories as written."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from quiltwork.cli.inputs import print_json, read_contributions
-from quiltwork.cli.trusting import Revocations, TrustFile, trusted
+from quiltwork.cli.trusting import Revocations, TrustFile, refuse_revoked, trusted
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
     from quiltwork.contribution.sealed import Contribution
     from quiltwork.contribution.signing_keys import VerifyingKey
+    from quiltwork.contribution.trust import Trust
 
 NAME = "verify"
-HELP = """Check contributions in full, and their signatures.
+HELP = """Check contributions in full, and their signatures; check composed models in full.
 
 With `--trust`, the key must be that of the contribution's party and count today, and nothing that the `--revocations`
 name passes. With `--public-key` or `--certificate`, that key must have made the signature, whatever party is named; of
-a certificate the key and the days are used, and nobody's signature on it is checked."""
+a certificate the key and the days are used, and nobody's signature on it is checked.
+
+Of a composed model every byte of every file is held against what was recorded when it was written. That finds whatever
+was changed since, by accident or by someone who did not change the record too: a composed model is not signed. Its
+parties' revocations count if they are given."""
 EXAMPLES = """Examples:
 
 `quiltwork verify acme globex --trust trust.toml --revocations revoked/`
 
-`quiltwork verify acme --public-key acme.pem`"""
+`quiltwork verify acme --public-key acme.pem`
+
+`quiltwork verify composed`"""
 
 
 def run(
-    contributions: Annotated[list[Path], typer.Argument(help="Contribution directories.")],
+    directories: Annotated[list[Path], typer.Argument(help="Contributions, or composed models.")],
     trust: TrustFile = None,
     revocations: Revocations = None,
     public_key: Annotated[Path | None, typer.Option(help="Public key, PEM.")] = None,
@@ -37,22 +44,62 @@ def run(
     max_bytes: Annotated[int | None, typer.Option(help="Refuse a contribution larger than this.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Check contributions in full, and their signatures."""
-    if sum(one is not None for one in (trust, public_key, certificate)) != 1:
+    """Check contributions in full, and their signatures; check composed models in full."""
+    from quiltwork.composite import PROVENANCE
+
+    composed = [path for path in directories if (path / PROVENANCE).is_file()]
+    paths = [path for path in directories if path not in composed]
+    if sum(one is not None for one in (trust, public_key, certificate)) != 1 and (paths or public_key or certificate):
         raise typer.BadParameter("give one of --trust, --public-key and --certificate")
-    opened = trusted(trust, revocations)
-    given = read_contributions(contributions, max_bytes)
-    if opened is not None:
-        opened.require(given)
-        keys = [opened.signer(one) for one in given]
+    if composed and trust is not None:
+        refuse_revoked(composed, trust, revocations)
+    opened = trusted(trust, revocations) if paths else None
+    signed = _signed(read_contributions(paths, max_bytes), opened, public_key, certificate) if paths else []
+    whole = [_whole(path) for path in composed]
+    if json:
+        print_json([*signed, *whole])
+        return
+    for one in signed:
+        print(f"{one['party']}: {one['digest']} is signed with key {one['key']}")
+    for one in whole:
+        print(_told(one))
+
+
+def _signed(
+    given: list[Contribution], trust: Trust | None, public_key: Path | None, certificate: Path | None
+) -> list[dict[str, Any]]:
+    """Each contribution with the key that signed it."""
+    if trust is not None:
+        trust.require(given)
+        keys = [trust.signer(one) for one in given]
     else:
         keys = _by_key(given, public_key, certificate)
-    found = [{"party": c.party, "digest": c.digest, "key": k.fingerprint} for c, k in zip(given, keys, strict=True)]
-    if json:
-        print_json(found)
-    else:
-        for one in found:
-            print(f"{one['party']}: {one['digest']} is signed with key {one['key']}")
+    return [{"party": c.party, "digest": c.digest, "key": k.fingerprint} for c, k in zip(given, keys, strict=True)]
+
+
+def _whole(path: Path) -> dict[str, Any]:
+    """A composed model of which every byte was read: its parties, and what else lies in its directory."""
+    from quiltwork.composite import saved_kind
+    from quiltwork.composite.provenance import read_provenance
+
+    found: dict[str, Any] = {"path": str(path), "parties": sorted(set(read_provenance(path).parties))}
+    if saved_kind(path) != "language":
+        from quiltwork.compose.reopen import open_any
+
+        open_any(path)
+        return found
+    from quiltwork.composite.written import read_written
+
+    written = read_written(path)
+    written.verify()
+    size = sum(record.bytes for record in written.files.values())
+    return found | {"files": len(written.files), "bytes": size, "foreign": list(written.foreign())}
+
+
+def _told(one: dict[str, Any]) -> str:
+    read = f"{one['files']} files of {one['bytes']} bytes" if "files" in one else "every file"
+    words = f"{one['path']}: {read} are as they were written; composed of {', '.join(one['parties'])}"
+    return words + (f"; no part of the model: {', '.join(one['foreign'])}" if one.get("foreign") else "")
 
 
 def _by_key(given: list[Contribution], public_key: Path | None, certificate: Path | None) -> list[VerifyingKey]:

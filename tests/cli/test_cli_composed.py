@@ -1,0 +1,209 @@
+"""Composed language models as directories: parties join, are listed, and whatever was changed is found."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from cli_runner import done, files, misused, refused
+from cli_tables import NAMES
+
+from quiltwork.composite.provenance import digest_over
+from quiltwork.contribution.canonical import encode
+
+Composed = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def table(composed_tables: Composed) -> Path:
+    return composed_tables("middle")
+
+
+@pytest.mark.parametrize("method", ["learned_rows", "evidence_ffn", "btm"])
+def test_adding_equals_having_composed_all(
+    method: str, composed: Composed, base: Path, given: Mapping[str, Path], public: Path, tmp_path: Path
+) -> None:
+    options = ("--base", base, "--method", method, "--public", public)
+    done("compose", given["ash"], given["cedar"], *options, "--out", tmp_path / "two")
+    told = done("add", tmp_path / "two", given["birch"], "--out", tmp_path / "three")
+    assert "ash, birch, cedar" in told.err
+    assert files(tmp_path / "three") == files(composed(method))
+
+
+def test_what_is_given_again_must_be_the_same(
+    composed: Composed, base: Path, tiny_base, given: Mapping[str, Path], public: Path, tmp_path: Path
+) -> None:
+    done("remove", composed("evidence_ffn"), "--party", "cedar", "--out", tmp_path / "two")
+    words = ("add", tmp_path / "two", given["cedar"], "--out", tmp_path / "three")
+    refused(*words, "--base", tiny_base("llama").path, names=("it is sha256:", "was composed on"), mend="leave it out")
+    other = tmp_path / "other.txt"
+    other.write_text("another public text")
+    refused(*words, "--base", base, "--public", other, names="the public text", mend="Give the same")
+    refused(*words, "--public", public, names="--public", mend="--base")
+    done(*words, "--base", base, "--public", public)
+    assert files(tmp_path / "three") == files(composed("evidence_ffn"))
+
+
+def test_who_cannot_join(
+    composed: Composed, contributions, given: Mapping[str, Path], tmp_path: Path, base: Path
+) -> None:
+    rows, out = composed("learned_rows"), ("--out", tmp_path / "out")
+    refused("add", rows, given["ash"], *out, names=("party 'ash'", "in the composed model already"), mend="remove")
+    refused("add", rows, composed("btm"), *out, names=("contribution", "it is a composed model"), mend="contributions")
+    done("remove", rows, "--party", "ash", "--out", tmp_path / "two")
+    stranger = contributions("llama")[0].path
+    refused("add", tmp_path / "two", stranger, *out, names=("party 'ash'", "it was made from base"), mend="this one")
+    refused("add", tmp_path / "two", given["ash"], "--weight", "oak=2", *out, names="party 'oak'")
+    done("compose", *given.values(), "--base", base, "--method", "soup", "--out", tmp_path / "soup")
+    refused("add", tmp_path / "soup", given["ash"], *out, names="one dense model", mend="quiltwork compose")
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_of_language_models_are_refused_elsewhere(table: Path, machines, tmp_path: Path) -> None:
+    words = ("add", table, machines["ash"], "--out", tmp_path / "out")
+    refused(*words, "--copy", names=("--copy", "language models"), mend="Leave it out")
+
+
+def test_links_and_copies(composed: Composed, tmp_path: Path) -> None:
+    whole = composed("evidence_ffn")
+    done("remove", whole, "--party", "ash", "--out", tmp_path / "linked")
+    done("remove", whole, "--party", "ash", "--copy", "--out", tmp_path / "copied")
+    assert files(tmp_path / "linked") == files(tmp_path / "copied")
+    shard = "expert-cedar.safetensors"
+    assert not os.path.samefile(whole / shard, tmp_path / "copied" / shard)
+    assert {oct((tmp_path / name / shard).stat().st_mode)[-3:] for name in ("linked", "copied")} == {"444"}
+
+
+# List and verify.
+
+
+def test_list_says_who_is_in_it(composed: Composed, given: Mapping[str, Path], base: Path, tmp_path: Path) -> None:
+    rows = composed("learned_rows")
+    told = done("list", rows, "--json").json
+    assert (told["method"], told["layout"], told["tuned"], told["averaged"]) == (
+        "learned_rows",
+        "portable",
+        None,
+        False,
+    )
+    declared = [json.loads((given[p] / "contribution.json").read_text()) for p in ("ash", "birch", "cedar")]
+    assert told["parties"] == [
+        {
+            "party": one["party"],
+            "owner": one["party"],
+            "share": None,
+            "digest": one["digest"],
+            "licence": one["licence"],
+            "slot": slot,
+            "bytes": (rows / f"expert-{one['party']}.safetensors").stat().st_size,
+        }
+        for slot, one in enumerate(declared, start=1)
+    ]
+    assert told["bytes"] == sum(p.stat().st_size for p in rows.iterdir() if p.name != "quiltwork.json")
+    shown = done("list", rows).out
+    assert all(word in shown for word in ("learned_rows (portable)", "ash", "birch", "LicenseRef-cedar"))
+    done("compose", *given.values(), "--base", base, "--method", "soup", "--out", tmp_path / "soup")
+    assert [p["bytes"] for p in done("list", tmp_path / "soup", "--json").json["parties"]] == [None] * 3
+
+
+def test_list_of_a_table(table: Path) -> None:
+    assert [p["party"] for p in done("list", table, "--json").json["parties"]] == list(NAMES)
+    assert "(table)" in done("list", table).out
+
+
+def test_verify_reads_every_byte(composed: Composed, table: Path, tmp_path: Path) -> None:
+    place = tmp_path / "composed"
+    shutil.copytree(composed("learned_rows"), place)
+    (place / "notes.md").write_text("ours")
+    [told] = done("verify", place, "--json").json
+    assert (told["parties"], told["files"], told["foreign"]) == (["ash", "birch", "cedar"], 10, ["notes.md"])
+    assert "are as they were written" in done("verify", place, table).out
+    misused("verify", place, "--public-key", tmp_path / "key.pem", "--trust", tmp_path / "trust.toml", names="give one")
+    flip(place / "expert-birch.safetensors")
+    refused("verify", place, names=("expert-birch.safetensors", "not those that were written"), mend="again")
+
+
+def flip(path: Path) -> None:
+    """Change the last byte of a file; it may be read-only."""
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.unlink()
+    path.write_bytes(data)
+
+
+def test_a_changed_shard_is_found_wherever_it_goes(composed: Composed, given, tmp_path: Path) -> None:
+    place = tmp_path / "composed"
+    shutil.copytree(composed("evidence_ffn"), place)
+    flip(place / "expert-cedar.safetensors")
+    done("list", place)
+    # the shard is linked and not read, and its record goes with it
+    done("remove", place, "--party", "ash", "--out", tmp_path / "two")
+    done("add", tmp_path / "two", given["ash"], "--out", tmp_path / "three")
+    for found in ("two", "three"):
+        refused("verify", tmp_path / found, names="expert-cedar.safetensors")
+        words = ("generate", tmp_path / found, "--prompt", "a")
+        refused(*words, names="expert-cedar.safetensors")
+    # what is read on the way is checked on the way
+    words = ("remove", place, "--party", "ash", "--copy", "--out", tmp_path / "no")
+    refused(*words, names="expert-cedar.safetensors")
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_renumbered_shard_is_read_and_so_is_checked(composed: Composed, tmp_path: Path) -> None:
+    place = tmp_path / "composed"
+    shutil.copytree(composed("learned_rows"), place)
+    flip(place / "expert-cedar.safetensors")
+    refused("remove", place, "--party", "ash", "--out", tmp_path / "two", names="expert-cedar.safetensors")
+    assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "router.safetensors", "tokenizer.json", "README.md", "quiltwork.json"])
+def test_small_files_are_checked_by_every_verb(
+    name: str, composed: Composed, given, base: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "composed"
+    shutil.copytree(composed("learned_rows"), place)
+    data = (place / name).read_bytes()
+    (place / name).unlink()
+    (place / name).write_bytes(data.replace(b"3", b"4", 1) if name != "router.safetensors" else data[:-1] + b"\x7f")
+    out = ("--out", tmp_path / "out")
+    refused("remove", place, "--party", "ash", *out, names=name)
+    refused("add", place, given["ash"], *out, names=name)
+    refused("verify", place, names=name)
+    refused("list", place, names=name)
+    refused("inspect", place, names=name)
+    refused("generate", place, "--prompt", "a", names=name)
+    refused("evaluate", place, "--base", base, "--party", f"ash={place / 'README.md'}", *out, names=name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_a_library_might_read_are_refused(composed: Composed, tmp_path: Path) -> None:
+    place = tmp_path / "composed"
+    shutil.copytree(composed("learned_rows"), place)
+    for name in (".gitattributes", "model.sig"):
+        (place / name).write_text("")
+    done("list", place)
+    (place / "model.safetensors").write_bytes(b"")
+    refused("list", place, names=("model.safetensors", "might read it"), mend="elsewhere")
+
+
+def test_a_record_of_other_files_is_refused(composed: Composed, tmp_path: Path) -> None:
+    place = tmp_path / "composed"
+    shutil.copytree(composed("learned_rows"), place)
+    value = json.loads((place / "quiltwork.json").read_text())
+    for files_, why in (
+        ({"../x": {"bytes": 1, "digest": "sha256:" + "0" * 64}}, "which files"),
+        ({"x": {"bytes": True, "digest": "sha256:" + "0" * 64}}, "which files"),
+        ({"x": {"bytes": 1, "digest": "md5"}}, "which files"),
+        ({"x": 1}, "which files"),
+        ([], "which files"),
+        (value["files"] | {"expert-oak.safetensors": value["files"]["config.json"]}, "it is not there"),
+    ):
+        forged = {**value, "files": files_}
+        (place / "quiltwork.json").write_bytes(encode(forged | {"digest": digest_over(forged)}))
+        refused("list", place, names=why)
