@@ -120,7 +120,7 @@ def test_what_is_not_there_is_refused(
     named: Contribution, tiny_base: Bases, contributions: Parts, pool: list[str]
 ) -> None:
     base, ids = tiny_base("olmo2"), ids_of(tiny_base("olmo2"), pool)
-    with pytest.raises(MissingPart, match="'ash'.*names no public documents"):
+    with pytest.raises(MissingPart, match=r"'ash'.*names no public documents"):
         proxies(contributions("olmo2")[:1], pool, ids, base.separator, ProxyPlan("classifier"))
     with pytest.raises(MissingPart, match="no histogram of bigrams"):
         proxies([named], pool, ids, base.separator, ProxyPlan())

@@ -79,7 +79,7 @@ def test_the_base_s_row_stays_zero(tuned: Any) -> None:
 def test_evidence_composites_have_an_anchor_to_tune_and_no_router(tuned: Any) -> None:
     method = MixtureOfExperts(PrefixEvidence())
     check_only(*tuned(method, "anchor"), ANCHOR)
-    with pytest.raises(InvalidOption, match="router of an evidence composite.*no trained parameters"):
+    with pytest.raises(InvalidOption, match=r"router of an evidence composite.*no trained parameters"):
         tuned(method, "router")
 
 
@@ -133,7 +133,7 @@ def test_nobody_leaves_a_tuned_composite_also_from_disk(tuned: Any, tmp_path: Pa
     opened = open_composite(tmp_path / "tuned")
     assert opened.provenance == after.provenance
     for composite in (after, opened):
-        with pytest.raises(NeedsRetraining, match="birch.*tuned") as caught:
+        with pytest.raises(NeedsRetraining, match=r"birch.*tuned") as caught:
             composite.without("birch")
         assert "quiltwork tune" in caught.value.mend
 

@@ -15,12 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quiltwork.compose.btx import BTX
+from quiltwork.compose.dare import Dare
 from quiltwork.compose.ensemble import Ensemble
 from quiltwork.compose.method import Method, compose
 from quiltwork.compose.mixture import MixtureOfExperts
 from quiltwork.compose.router_evidence import PrefixEvidence
 from quiltwork.compose.router_rows import LearnedRows
 from quiltwork.compose.soup import Soup
+from quiltwork.compose.task_arithmetic import TaskArithmetic
+from quiltwork.compose.ties import Ties
 from quiltwork.composite import Composite, open_composite
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.store import Draft, write
@@ -32,6 +36,12 @@ FAMILIES = ("olmo2", "llama")
 LAYOUTS = ("portable", "native")
 METHODS: Mapping[str, Method] = {
     "soup": Soup(),
+    "task-arithmetic": TaskArithmetic(0.7),
+    "ties": Ties(0.5, 0.9),
+    "dare": Dare(0.6, seed=5),
+    "dare-elect": Dare(0.6, elect=True),
+    "btx": BTX(),
+    "btx-top2": BTX(top_k=2, weights={"base": 2.0}),
     "uniform": Ensemble("uniform"),
     "likelihood": Ensemble("likelihood", temperature=2.0),
     "likelihood-top2": Ensemble("likelihood", top_k=2),
@@ -47,6 +57,12 @@ METHODS: Mapping[str, Method] = {
         PrefixEvidence(features="tokens", half_life=9.0, floor=0.5, top_k=2), scope="full"
     ),
 }
+
+SUMS = frozenset({"soup", "task-arithmetic", "ties", "dare", "dare-elect"})
+"""Methods whose saved model is one dense model, a sum over the parties."""
+
+SEPARABLE = tuple(name for name in METHODS if name not in SUMS | {"btx", "btx-top2"})
+"""Methods whose saved model keeps every party apart."""
 
 Composer = Callable[..., Composite]
 Public = Mapping[str, TokenHistogram]
