@@ -22,6 +22,7 @@ from quiltwork.cli import (
     generate,
     inspect,
     listing,
+    merge,
     predict,
     remove,
     report,
@@ -37,7 +38,7 @@ from quiltwork.errors import QuiltworkError
 _INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
 
-_MAKING = (demo, contribute, sign, inspect, verify, compose, tune, choose, add, remove, listing, revoke)
+_MAKING = (demo, contribute, sign, inspect, verify, compose, tune, choose, add, remove, listing, revoke, merge)
 _VERBS = (*_MAKING, evaluate, report, generate, predict, export, split)
 _BARE = {demo: True, contribute: False, split: False}
 """The verbs of several kinds, and whether the verb alone runs its first kind or shows the help."""

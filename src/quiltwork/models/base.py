@@ -171,12 +171,20 @@ class Base:
         """The digest that names the base (see the module's docstring); reads every tensor once, unless it is known."""
         if self.known is not None:
             return self.known
+        return self.identified({name: tensor_digest(source) for name, source in self.tensors.items()})
+
+    @property
+    def identity_fields(self) -> tuple[str, ...]:
+        """The fields of config.json that decide, beside the rotary settings, what the model computes."""
+        return (*_IDENTITY, *self.family.identity)
+
+    def identified(self, tensors: Mapping[str, str]) -> str:
+        """The digest that names the base, given the digest of each of its tensors."""
         identity = {
             "family": self.family.name,
-            "config": {field: self.config.get(field) for field in (*_IDENTITY, *self.family.identity)}
-            | {"rope": rope(self.config)},
+            "config": {field: self.config.get(field) for field in self.identity_fields} | {"rope": rope(self.config)},
             "tokenizer": self.tokenizer_digest,
-            "tensors": {name: tensor_digest(source) for name, source in self.tensors.items()},
+            "tensors": dict(tensors),
         }
         if self.own is not None:
             identity["own"] = self.own.rule | {name: tensor_digest(s) for name, s in self.own.tensors().items()}
