@@ -16,7 +16,7 @@ zeros adds nothing whatever its neuron does. So ``padded`` is exact.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from quiltwork.models.sources import Source
@@ -73,11 +73,29 @@ def importance(model: nn.Module, blocks: Sequence[Any], batches: Iterable[Tensor
     return [total / max(tokens, 1) * column for total, column in zip(sums, columns, strict=True)]
 
 
+def resized(block: Any, width: int | None) -> nn.Module:
+    """A copy of a block with ``width`` intermediate neurons, their weights not set; None: a copy as it is."""
+    from torch import nn
+
+    if width is None or width == block.down_proj.in_features:
+        return copy.deepcopy(block)  # type: ignore[no-any-return]
+    parts: dict[str, nn.Linear] = {}
+    for role in ("gate_proj", "up_proj", "down_proj"):
+        old = getattr(block, role)
+        put_in, out = (width, old.out_features) if role == "down_proj" else (old.in_features, width)
+        parts[role] = nn.Linear(put_in, out, bias=False, device=old.weight.device, dtype=old.weight.dtype)
+    return _with_parts(block, parts, width)
+
+
 def narrowed(block: Any, scores: Tensor, width: int) -> nn.Module:
     """A copy of a block with the ``width`` neurons of the highest scores, in their order."""
     kept = scores.topk(width).indices.sort().values.to(block.down_proj.weight.device)
-    # parts in the memo are taken as their own copies: only what is kept is copied
     parts = {role: _cut(getattr(block, role), kept, role) for role in ("gate_proj", "up_proj", "down_proj")}
+    return _with_parts(block, parts, width)
+
+
+def _with_parts(block: Any, parts: Mapping[str, nn.Linear], width: int) -> nn.Module:
+    # parts in the memo are taken as their own copies: nothing but them is copied, and the block keeps its class
     small: Any = copy.deepcopy(block, {id(getattr(block, role)): one for role, one in parts.items()})
     small.intermediate_size = width
     return small  # type: ignore[no-any-return]
