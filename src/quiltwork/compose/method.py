@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload, runtime_checkable
 
 from quiltwork.compose.fitting import check_tensors
 from quiltwork.compose.parts import body
+from quiltwork.compose.public_digest import public_digest
 from quiltwork.compose.statistics import FEATURES, PublicText, described_by
 from quiltwork.composite import (
     Composite,
@@ -205,6 +206,7 @@ def _compose_language(
         entries,
         options=_options(method, assembly.parties),
         averaged=isinstance(assembly, AveragedExperts),
+        public=public_digest(public or {}),
     )
     return Composite(assembly, provenance, TokenizerFiles.of(base))
 
