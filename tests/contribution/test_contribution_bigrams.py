@@ -162,10 +162,10 @@ def test_a_changed_count_is_refused(counted: Contribution) -> None:
 
 def test_a_reader_without_the_statistic_would_refuse_it_by_name(counted: Contribution, forge: Forge) -> None:
     def edit(manifest: dict[str, Any]) -> None:
-        manifest["statistics"][1]["name"] = "trigrams"
+        manifest["statistics"][1]["name"] = "fourgrams"
 
     forge(counted.path, edit)
-    with pytest.raises(MalformedContribution, match=r"statistics.1.*trigrams"):
+    with pytest.raises(MalformedContribution, match=r"statistics.1.*fourgrams"):
         read(counted.path)
 
 

@@ -248,6 +248,10 @@ def _bigrams(manifest: dict[str, Any], statistic: dict[str, Any]) -> dict[str, N
     return {"bigrams.counts": Need((statistic["cells"],), least=0.0, most=MOST)}
 
 
+def _trigrams(manifest: dict[str, Any], statistic: dict[str, Any]) -> dict[str, Need]:
+    return {"trigrams.counts": Need((statistic["cells"],), least=0.0, most=MOST)}
+
+
 def _residual(manifest: dict[str, Any], statistic: dict[str, Any]) -> dict[str, Need]:
     h = statistic["hidden_size"]
     types = ("F64", "F32")
@@ -299,6 +303,7 @@ def _classes(manifest: dict[str, Any], statistic: dict[str, Any]) -> dict[str, N
 _STATISTIC = {
     "tokens": _tokens,
     "bigrams": _bigrams,
+    "trigrams": _trigrams,
     "moments": _residual,
     "covariates": _covariates,
     "precision": _precision,

@@ -152,6 +152,7 @@ LANGUAGE_STATISTICS = many(
     tagged("name", {
         "tokens": obj(name=anything),
         "bigrams": obj(name=anything, cells=literal(*(2**k for k in range(1, 25)))),
+        "trigrams": obj(name=anything, cells=literal(*(2**k for k in range(1, 25)))),
         "moments": obj(
             name=anything, layers=whole(1, 1024), hidden_size=WIDTH, second=literal("full", "diagonal"), rows=ONE
         ),

@@ -1,9 +1,9 @@
 """The closed set of what a contribution to a language model can hold, and the tensors of each part.
 
 A contribution is made of *parts*: what its method releases (``ffn``, ``lowrank``, ``full``, ``lora``) and its
-statistics (``tokens``, ``bigrams``, ``moments``, ``proxies``). A part names its file and its tensors; a tensor's name
-starts with its part. So the manifest's small parameters determine every name and shape of the payload, and anything else is refused
-by name::
+statistics (``tokens``, ``bigrams``, ``trigrams``, ``moments``, ``proxies``). A part names its file and its tensors; a
+tensor's name starts with its part. So the manifest's small parameters determine every name and shape of the payload,
+and anything else is refused by name::
 
     part  -> file                     ffn.safetensors, full.safetensors, ..., else statistics.safetensors
     part  -> {tensor: Requirement}    shape, allowed dtypes, domain of the values
@@ -243,14 +243,10 @@ class TokenHistogramStatistic(Record):
         return Part(self.name, "statistics.safetensors", {"tokens.counts": counts})
 
 
-class BigramHistogramStatistic(Record):
-    """How often each hashed pair of neighbouring tokens occurs: ``bigrams.counts`` F64 [cells], in [0, 2^53].
+class _HashedHistogram(Record):
+    """How often each cell of a hash occurs."""
 
-    Attributes:
-        cells: number of hash cells, a power of two; the hash is `quiltwork.evidence.bigrams.cell`.
-    """
-
-    name: Literal["bigrams"] = "bigrams"
+    name: str
     cells: Annotated[int, Field(ge=2, le=2**24)]
 
     @field_validator("cells")
@@ -263,7 +259,27 @@ class BigramHistogramStatistic(Record):
     def part(self, vocabulary_size: int) -> Part:  # noqa: ARG002
         """The one tensor, as long as there are cells."""
         counts = Requirement((self.cells,), ("F64",), least=0.0, most=float(2**53))
-        return Part(self.name, "statistics.safetensors", {"bigrams.counts": counts})
+        return Part(self.name, "statistics.safetensors", {f"{self.name}.counts": counts})
+
+
+class BigramHistogramStatistic(_HashedHistogram):
+    """How often each hashed pair of neighbouring tokens occurs: ``bigrams.counts`` F64 [cells], in [0, 2^53].
+
+    Attributes:
+        cells: number of hash cells, a power of two; the hash is `quiltwork.evidence.bigrams.cell`.
+    """
+
+    name: Literal["bigrams"] = "bigrams"
+
+
+class TrigramHistogramStatistic(_HashedHistogram):
+    """How often each hashed triple of neighbouring tokens occurs: ``trigrams.counts`` F64 [cells], in [0, 2^53].
+
+    Attributes:
+        cells: number of hash cells, a power of two; the hash is `quiltwork.evidence.trigrams.cell`.
+    """
+
+    name: Literal["trigrams"] = "trigrams"
 
 
 class ResidualMomentsStatistic(Record):
@@ -313,7 +329,11 @@ class PublicProxiesStatistic(Record):
 
 
 Statistic: TypeAlias = Annotated[
-    TokenHistogramStatistic | BigramHistogramStatistic | ResidualMomentsStatistic | PublicProxiesStatistic,
+    TokenHistogramStatistic
+    | BigramHistogramStatistic
+    | TrigramHistogramStatistic
+    | ResidualMomentsStatistic
+    | PublicProxiesStatistic,
     Field(discriminator="name"),
 ]
 """Any declared statistic, told apart by its ``name``."""
