@@ -13,6 +13,7 @@ from tuning_checks import check_only, loss_on, public_texts
 
 from quiltwork.compose import tuning
 from quiltwork.compose.btx import BTX
+from quiltwork.compose.joining_language import joined_language
 from quiltwork.compose.method import Method, compose
 from quiltwork.compose.mixture import MixtureOfExperts
 from quiltwork.compose.router_evidence import PrefixEvidence
@@ -22,7 +23,7 @@ from quiltwork.compose.tuning import TuningPlan, tune
 from quiltwork.composite import Composite, open_composite
 from quiltwork.composite.tuned import documents_digest
 from quiltwork.contribution.sealed import Contribution
-from quiltwork.errors import InvalidOption, NeedsRetraining
+from quiltwork.errors import ExportError, InvalidOption, NeedsRetraining
 from quiltwork.models.assembly import Experts
 from quiltwork.models.base import Base
 from quiltwork.training.loop import TrainingPlan
@@ -224,3 +225,18 @@ def test_options_outside_their_domain_are_refused(tiny_base: Bases, contribution
     composite = compose(contributions("olmo2"), MixtureOfExperts(LearnedRows()), tiny_base("olmo2"))
     with pytest.raises(InvalidOption, match="no texts"):
         tune(composite, tiny_base("olmo2").load_tokenizer(), {}, TuningPlan())
+
+
+def test_nobody_joins_a_tuned_or_averaged_composite(
+    tuned: Any, tiny_base: Bases, contributions: Parts, tmp_path: Path
+) -> None:
+    found, base = contributions("olmo2"), tiny_base("olmo2")
+    early = compose(found[:2], MixtureOfExperts(LearnedRows()), base)
+    plan = TuningPlan("router", replace(TRAINING, steps=2))
+    record = {"public": ["the river runs over grey stones and the ferry crosses before noon"]}
+    tune(early, base.load_tokenizer(), record, plan, force_cpu=True).save(tmp_path / "tuned")
+    compose(found[:2], BTX(), base).save(tmp_path / "btx")
+    with pytest.raises(NeedsRetraining, match="adding to it"):
+        joined_language(open_composite(tmp_path / "tuned"), found[2:])
+    with pytest.raises(ExportError, match="adding to it"):
+        joined_language(open_composite(tmp_path / "btx"), found[2:])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from law_checks import METHODS, Public, assert_same_files, layouts_of
+from law_checks import METHODS, SEPARABLE, Public, assert_same_files, layouts_of
 
 from quiltwork.compose.joining_language import joined_language
 from quiltwork.compose.method import Method, compose
@@ -24,7 +24,6 @@ Parts = Callable[[str], list[Contribution]]
 Publics = Callable[[str], Public]
 Joiner = Callable[[Composite, Sequence[Contribution]], Composite]
 
-APART = [name for name in METHODS if name != "soup"]
 
 
 def check_joining(
@@ -47,7 +46,7 @@ def check_joining(
         assert_same_files(place / f"joined-{layout}", place / f"whole-{layout}")
 
 
-@pytest.mark.parametrize("method", APART)
+@pytest.mark.parametrize("method", SEPARABLE)
 @pytest.mark.parametrize(("family", "late"), [("olmo2", "ash"), ("llama", "cedar")])
 def test_joining_is_exact(
     method: str, family: str, late: str, tiny_base: Bases, contributions: Parts, public_text: Publics, tmp_path: Path

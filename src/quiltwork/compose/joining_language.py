@@ -60,7 +60,8 @@ def joined_language(
         trust: whose signatures to require, and what was taken back, also of what is in the composite already.
 
     Raises:
-        ExportError: the composite is a sum.
+        ExportError: the composite is a sum, or its body is one.
+        NeedsRetraining: it was tuned with its parties in it.
         InvalidOption: nobody joins, the method is not remembered, or base or public text are needed and not given.
         DuplicateParty: a party is in it already, or joins twice.
         BaseMismatch, TokenizerMismatch, MissingPart, TensorMismatch: as `compose`.
@@ -71,6 +72,7 @@ def joined_language(
     if trust is not None:
         trust.require([*contributions, *([public] if isinstance(public, Contribution) else [])])
         composite.provenance.refuse_revoked(trust)
+    composite.provenance.require_apart("adding to it")
     _require_absent(composite, contributions)
     method = _remembered(composite, weights or {})
     chosen = _base(composite, method, base)

@@ -34,7 +34,9 @@ from quiltwork.models.averaged import AveragedExperts
 from quiltwork.models.base import canonical, separator_id, sha256
 from quiltwork.models.checkpoint import Checkpoint
 from quiltwork.models.disassembly import native_experts
-from quiltwork.models.routers import Evidence, Rows
+from quiltwork.models.discriminants import Discriminants
+from quiltwork.models.routers import Rows
+from quiltwork.models.routing import Routing, RowsAndEvidence
 from quiltwork.models.slots import slot_key
 from quiltwork.models.sources import Source, dtype_of
 from quiltwork.training.loop import TrainingPlan, train
@@ -158,14 +160,14 @@ def _mixture(composite: Composite, plan: TuningPlan) -> Experts:
 
 
 def _require_rows(experts: Experts) -> None:
-    router = experts.router
-    if isinstance(router, Evidence):
+    rows = _rows(experts.router)
+    if rows is None:
         raise InvalidOption(
             "the router of an evidence composite",
             why="it has no trained parameters: it follows from the released histograms",
             mend="Tune the anchor, or compose with learned rows.",
         )
-    if isinstance(router, Rows) and router.renormalise and router.active(1 + len(experts.parties)) == 1:
+    if rows.renormalise and rows.active(rows.own_experts + len(experts.parties)) == 1:
         raise InvalidOption(
             "a router with top_k=1 and renormalise=True",
             why="its one weight is always 1, so that rows get no gradient",
@@ -184,7 +186,17 @@ def free_tensors(checkpoint: Checkpoint, parties: Sequence[str], what: What) -> 
 
 def _own_rows(experts: Experts) -> int:
     """How many rows of each layer are the base's."""
-    return 0 if isinstance(experts.router, Evidence) else experts.router.own_experts
+    rows = _rows(experts.router)
+    return 0 if rows is None else rows.own_experts
+
+
+def _rows(router: Routing) -> Rows | None:
+    """The rows that logits are made of, computed ones as they come out; None where there are none."""
+    if isinstance(router, RowsAndEvidence):
+        router = router.rows
+    if isinstance(router, Discriminants):
+        return router.in_rows()
+    return router if isinstance(router, Rows) else None
 
 
 def _free(model: PreTrainedModel, free: frozenset[str], own: int) -> None:
