@@ -22,6 +22,7 @@ from quiltwork.models.discriminants import Discriminants
 from quiltwork.models.families import Family, Role, family_of
 from quiltwork.models.merging import Change, Elementwise, Linear
 from quiltwork.models.moe_formats import ROUTING
+from quiltwork.models.narrow import padded
 from quiltwork.models.routers import Evidence, Rows
 from quiltwork.models.routing import Routing
 from quiltwork.models.slots import BASE_SLOT, slot_key, slot_keys
@@ -191,7 +192,7 @@ class Experts:
         for slot, (file, ffn) in enumerate(self._slots()):
             shards.setdefault(file, {}).update(
                 {
-                    moe.expert.format(layer=layer, expert=slot, role=moe.roles[role]): source
+                    moe.expert.format(layer=layer, expert=slot, role=moe.roles[role]): self._wide(layer, role, source)
                     for (layer, role), source in ffn.items()
                 }
             )
@@ -226,6 +227,16 @@ class Experts:
             )
         return rows
 
+    def _wide(self, layer: int, role: Role, source: Source) -> Source:
+        """A projection of the base's width: public formats have one for all experts."""
+        return padded(source, self.body.tensors[self.body.family.ffn_name(layer, role)].shape)
+
+    def _widths(self) -> dict[str, list[int]]:
+        """Intermediate neurons of each party's experts, where one has fewer than the base."""
+        widths = [self.experts[party][0, "up_proj"].shape[0] for party in self.parties]
+        wide = self.body.tensors[self.body.family.ffn_name(0, "up_proj")].shape[0]
+        return {"widths": widths} if set(widths) != {wide} else {}
+
     def _native(self) -> Checkpoint:
         shards: dict[str, dict[str, Source]] = {SHARED: self._shared("body.")}
         for key, (file, ffn) in zip(slot_keys(self.parties), self._slots(), strict=True):
@@ -239,6 +250,7 @@ class Experts:
         shards[ROUTER] = router.tensors(parties)
         settings = router.config(parties)
         config = native_config("quiltwork_moe", "QuiltworkMoEForCausalLM", self.body, parties, settings)
+        config |= self._widths()
         return Checkpoint(config, shards, beside=router.beside())
 
 

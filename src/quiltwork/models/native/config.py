@@ -46,14 +46,16 @@ class _SlottedConfig(PretrainedConfig):
 class QuiltworkMoEConfig(_SlottedConfig):
     """One body with ``1 + len(parties)`` feed-forward experts in each layer.
 
+    ``widths`` holds the intermediate neurons of each party's experts; None gives all of them the base's.
+
     ``router`` is ``{"kind": "rows", "top_k", "renormalise", "bias"}`` or
     ``{"kind": "evidence", ...}`` (see ``EvidenceRouter``).
     """
 
     model_type = "quiltwork_moe"
 
-    def __init__(self, **kwargs: Any) -> None:
-        # transformers 5 writes an __init__ for every config class that has none of its own
+    def __init__(self, widths: list[int] | None = None, **kwargs: Any) -> None:
+        self.widths = widths
         super().__init__(**kwargs)
 
 

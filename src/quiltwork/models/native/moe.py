@@ -8,7 +8,6 @@ its rows' logits to the logarithms of these weights.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -19,8 +18,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from quiltwork.errors import InvalidOption
 from quiltwork.models.bank import ExpertBank, Mixing, RowRouter
 from quiltwork.models.evidence_router import EvidenceRouter, RouterState
+from quiltwork.models.narrow import resized
 from quiltwork.models.native.config import QuiltworkMoEConfig
-from quiltwork.models.slots import BASE_SLOT, slot_keys
+from quiltwork.models.slots import BASE_SLOT, slot_key, slot_keys
 
 
 class RoutedCache(DynamicCache):
@@ -90,7 +90,8 @@ class QuiltworkMoEForCausalLM(PreTrainedModel, GenerationMixin):
     def _bank(self, ffn: torch.nn.Module, settings: dict[str, Any]) -> ExpertBank:
         keys = slot_keys(self.config.parties)
         slots = len(keys)
-        experts = {key: ffn if key == BASE_SLOT else copy.deepcopy(ffn) for key in keys}
+        widths = dict(zip(map(slot_key, self.config.parties), self.config.widths or (), strict=False))
+        experts = {key: ffn if key == BASE_SLOT else resized(ffn, widths.get(key)) for key in keys}
         rows = self._rows
         if rows is None:
             return ExpertBank(experts, self.mixing)
