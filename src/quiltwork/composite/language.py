@@ -25,9 +25,10 @@ from quiltwork.files import new_directory
 from quiltwork.models.assembly import Assembly, Layout, require_party
 from quiltwork.models.averaged import AveragedExperts
 from quiltwork.models.base import read_json
-from quiltwork.models.checkpoint import Checkpoint, TokenizerFiles
+from quiltwork.models.checkpoint import Checkpoint, Take, TokenizerFiles
 from quiltwork.models.disassembly import disassemble
 from quiltwork.models.joining import joined
+from quiltwork.models.pool import Pool
 from quiltwork.models.resting import Resting
 
 if TYPE_CHECKING:
@@ -148,7 +149,13 @@ class Composite:
         return model.eval()  # type: ignore[no-any-return]
 
     def save(
-        self, target: str | Path, *, layout: Layout | None = None, overwrite: bool = False, copy: bool = False
+        self,
+        target: str | Path,
+        *,
+        layout: Layout | None = None,
+        overwrite: bool = False,
+        copy: bool = False,
+        pool: Pool | None = None,
     ) -> Path:
         """Write the checkpoint; all of it or nothing. Shards are read-only, since directories share them by links.
 
@@ -157,6 +164,7 @@ class Composite:
             layout: ``"portable"`` (plain transformers) or ``"native"``; by default portable where possible.
             overwrite: replace an existing directory.
             copy: link no file that the composite was opened from; each is read, checked and copied.
+            pool: link shards from there, and keep there what it does not have yet.
 
         Raises:
             ExportError: the layout cannot hold the model.
@@ -166,10 +174,15 @@ class Composite:
         layout = layout or self.default_layout()
         checkpoint = self.checkpoint(layout)
         with new_directory(target, overwrite=overwrite, read_only="*.safetensors") as partial:
-            known = self.origin.records() if self.origin is not None else {}
-            files = checkpoint.write(partial, self.tokenizer, take=Resting(known, copy))
+            files = checkpoint.write(partial, self.tokenizer, take=self._taking(copy, pool))
             (partial / PROVENANCE).write_bytes(encode(self.provenance.to_json(layout, files)))
         return Path(target)
+
+    def _taking(self, copy: bool, pool: Pool | None) -> Take:
+        resting = Resting(self.origin.records() if self.origin is not None else {}, copy)
+        if pool is None:
+            return resting
+        return lambda target, table: resting(target, table) or pool(target, table)
 
     def _card(self, layout: Layout) -> str:
         """README.md: what the model is made of, as the model hubs read it."""

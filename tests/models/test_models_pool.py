@@ -1,0 +1,140 @@
+"""A pool of shards: the same files, with or without it, and nothing of a stranger's."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from quiltwork.compose.method import compose
+from quiltwork.compose.mixture import MixtureOfExperts
+from quiltwork.compose.router_evidence import PrefixEvidence
+from quiltwork.compose.router_rows import LearnedRows
+from quiltwork.contribution.sealed import Contribution
+from quiltwork.errors import AlteredCheckpoint, InvalidOption
+from quiltwork.files import FileRecord, record_of
+from quiltwork.models.base import Base, open_base
+from quiltwork.models.pool import Pool, open_pool, shard_key
+from quiltwork.models.sources import Source
+
+Bases = Callable[[str], Base]
+Parts = Callable[[str], list[Contribution]]
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Pool:
+    return open_pool(tmp_path / "pool")
+
+
+def shards(directory: Path) -> set[str]:
+    return {path.name for path in directory.rglob("*.safetensors")}
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.mark.parametrize("layout", ["portable", "native"])
+def test_composing_with_a_pool_writes_the_same_files(
+    layout: str, tiny_base: Bases, contributions: Parts, pool: Pool, tmp_path: Path
+) -> None:
+    composite = compose(contributions("olmo2"), MixtureOfExperts(LearnedRows()), tiny_base("olmo2"))
+    composite.save(tmp_path / "plain", layout=layout)  # type: ignore[arg-type]
+    for name in ("cold", "warm"):
+        composite.save(tmp_path / name, layout=layout, pool=pool)  # type: ignore[arg-type]
+        assert content(tmp_path / name) == content(tmp_path / "plain")
+    assert len(shards(pool.path)) == 4  # the router is computed, and so it is written
+
+
+def test_other_subsets_and_routers_link_what_is_there(
+    tiny_base: Bases, contributions: Parts, pool: Pool, tmp_path: Path
+) -> None:
+    base, found = tiny_base("llama"), contributions("llama")
+    compose(found, MixtureOfExperts(LearnedRows(bias=True)), base).save(tmp_path / "all", pool=pool)
+    kept = shards(pool.path)
+    evidence = MixtureOfExperts(PrefixEvidence(floor=0.1))
+    compose(found[:2], evidence, base).save(tmp_path / "two", pool=pool)
+    assert shards(pool.path) == kept
+    compose(found[:2], evidence, base).save(tmp_path / "never")
+    assert content(tmp_path / "two") == content(tmp_path / "never")
+
+
+def test_keys_tell_apart_what_differs() -> None:
+    one = Source("F32", (2,), lambda: torch.zeros(2), identity="x")
+    table = {"a": one, "b": replace(one, identity="y")}
+    assert shard_key(table) == shard_key(dict(reversed(table.items())))
+    others = [
+        {"a": one, "b": one},
+        {"a": table["b"], "b": one},
+        {"a": one, "c": table["b"]},
+        {"a": one, "b": replace(table["b"], shape=(1, 2))},
+        {"a": one},
+    ]
+    assert len({shard_key(table), *map(shard_key, others)}) == 6
+    assert shard_key({"a": one, "b": replace(one, identity=None)}) is None
+    assert one.derive(torch.neg).identity is None
+    assert one.reshaped((1, 2)).identity is None
+
+
+def write(pool: Pool, target: Path, value: float, identity: str) -> FileRecord | None:
+    return pool(target, {"a": replace(Source.of(torch.tensor([value])), identity=identity)})
+
+
+def test_an_entry_is_written_once_and_is_read_only(pool: Pool, tmp_path: Path) -> None:
+    first = write(pool, tmp_path / "one", 1.0, "x")
+    second = write(pool, tmp_path / "two", 2.0, "x")  # equal identities are equal bytes: the second is not even read
+    assert first == second == record_of(tmp_path / "one") == record_of(tmp_path / "two")
+    assert write(pool, tmp_path / "three", 2.0, "y") != first
+    assert oct((tmp_path / "one").stat().st_mode)[-3:] == "444"
+    assert not [path for path in (pool.path / "shards").iterdir() if "partial" in path.name]
+
+
+@pytest.mark.parametrize("what", ["shard", "record"])
+def test_a_damaged_entry_is_refused(what: str, pool: Pool, tmp_path: Path) -> None:
+    write(pool, tmp_path / "one", 1.0, "x")
+    [entry] = (pool.path / "shards").glob("*.safetensors")
+    if what == "shard":
+        entry.unlink()
+        entry.write_bytes(b"short")
+    else:
+        entry.with_suffix(".json").write_text(json.dumps({"bytes": 3}))
+    with pytest.raises(AlteredCheckpoint, match=entry.stem):
+        write(pool, tmp_path / "two", 1.0, "x")
+    assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_half_an_entry_is_none(suffix: str, pool: Pool, tmp_path: Path) -> None:
+    first = write(pool, tmp_path / "one", 1.0, "x")
+    next((pool.path / "shards").glob(f"*{suffix}")).unlink()
+    assert write(pool, tmp_path / "two", 1.0, "x") == first
+
+
+def test_a_base_is_read_again_when_a_file_of_it_changes(tiny_base: Bases, pool: Pool, tmp_path: Path) -> None:
+    place = tmp_path / "base"
+    place.mkdir()
+    for path in tiny_base("llama").path.iterdir():
+        (place / path.name).write_bytes(path.read_bytes())
+    right = tiny_base("llama").digest
+    assert pool.base(open_base(place)).known == right
+    unread = replace(open_base(place), tensors={})
+    assert pool.base(unread).digest == right
+    data = bytearray((place / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (place / "model.safetensors").write_bytes(data)
+    os.utime(place / "model.safetensors", ns=(0, 0))
+    assert pool.base(open_base(place)).known == open_base(place).digest != right
+
+
+def test_a_directory_of_something_else_is_no_pool(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path, tmp_path / "file"):
+        with pytest.raises(InvalidOption, match="it holds something else"):
+            open_pool(place)
+    open_pool(tmp_path / "new")
+    assert open_pool(tmp_path / "new").knows("sha256:" + "0" * 64) is False
