@@ -138,8 +138,7 @@ def _stamps(directory: Path) -> list[str]:
     found = []
     for path in sorted(directory.iterdir()):
         if path.suffix in (".json", ".safetensors", ".jinja"):
-            stat = os.stat(path)
-            found.append(
-                f"{path.name} {stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
-            )
+            stat = path.stat()
+            kept = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+            found.append(f"{path.name} {kept}")
     return found
