@@ -94,3 +94,23 @@ def test_merges_in_weight_space_are_dense_and_reproducible(
     refused(
         "compose", *given.values(), *common, "--scale", "0", "--out", tmp_path / "x", names="scale=0.0", mend="positive"
     )
+
+
+def test_an_owner_names_documents_and_they_stand_in(
+    base: Path, given: Mapping[str, Path], public: Path, fragments: Mapping[str, Path], tmp_path: Path
+) -> None:
+    done("compose", given["ash"], "--base", base, "--method", "learned_rows", "--out", tmp_path / "composed")
+    arguments = ("--base", base, "--data", fragments["ash"], "--party", "ash", "--scope", "none", "--bigrams", "none")
+    named = ("--proxies", public, "--proxy-documents", "2", "--proxy-diversity")
+    told = done("contribute", "expert", *arguments, *named, "--out", tmp_path / "ash", "--json").json
+    assert "proxies" in json.dumps(told)
+    assert "proxies" in done("inspect", tmp_path / "ash").out
+    options = ("--public", public, "--proxies", "classifier", "--contribution", tmp_path / "ash")
+    out = done("tune", tmp_path / "composed", *options, *QUICK, "--out", tmp_path / "tuned", "--json").json
+    assert {name: text["documents"] for name, text in out["tuned"]["texts"].items()}["ash"] == 2
+    refused(
+        *("tune", tmp_path / "composed", "--public", public, "--proxies", "classifier", *QUICK),
+        *("--contribution", given["ash"], "--out", tmp_path / "x"),
+        names="names no public documents",
+        mend="evidence",
+    )

@@ -260,6 +260,10 @@ def _residual(manifest: dict[str, Any], statistic: dict[str, Any]) -> dict[str, 
     return {f"moments.layers.{i}.{n}": need for i in range(statistic["layers"]) for n, need in both.items()}
 
 
+def _proxies(manifest: dict[str, Any], statistic: dict[str, Any]) -> dict[str, Need]:
+    return {"proxies.documents": Need((statistic["documents"],), least=0.0, most=MOST - 1)}
+
+
 def _groups(name: str, groups: int, width: int, least: float) -> dict[str, Need]:
     require(groups * width * width <= 2**26, "too many numbers")
     return {
@@ -304,6 +308,7 @@ _STATISTIC = {
     "tokens": _tokens,
     "bigrams": _bigrams,
     "trigrams": _trigrams,
+    "proxies": _proxies,
     "moments": _residual,
     "covariates": _covariates,
     "precision": _precision,

@@ -156,6 +156,7 @@ LANGUAGE_STATISTICS = many(
         "moments": obj(
             name=anything, layers=whole(1, 1024), hidden_size=WIDTH, second=literal("full", "diagonal"), rows=ONE
         ),
+        "proxies": obj(name=anything, documents=whole(1, 2**20)),
     }), 0, 16,
 )  # fmt: skip
 

@@ -19,6 +19,7 @@ from quiltwork.contribution.kinds import (
     LoRAExpert,
     LowRankExpert,
     Part,
+    PublicProxiesStatistic,
     ResidualMomentsStatistic,
     RetainedShares,
     StatisticsMethod,
@@ -122,6 +123,7 @@ def expert(sizes: Sizes, party: str, seed: int, *, factors: bool = False) -> Dra
 def statistics(sizes: Sizes) -> Draft:
     """A histogram and variances alone."""
     tensors: dict[str, Any] = {"tokens.counts": np.arange(sizes.base.vocabulary_size, dtype=np.float64)}
+    tensors["proxies.documents"] = np.array([0.0, 7.0, 2.0**53 - 1])
     for i in range(sizes.layers):
         tensors[f"moments.layers.{i}.mean"] = np.zeros(sizes.hidden)
         tensors[f"moments.layers.{i}.second"] = np.ones(sizes.hidden)
@@ -133,8 +135,13 @@ def statistics(sizes: Sizes) -> Draft:
         statistics=(
             TokenHistogramStatistic(),
             ResidualMomentsStatistic(layers=sizes.layers, hidden_size=sizes.hidden, second="diagonal", rows=9),
+            PublicProxiesStatistic(documents=3),
         ),
-        privacy=(ExactEvent(released="tokens"), ExactEvent(released="moments", note="means of 9 tokens")),
+        privacy=(
+            ExactEvent(released="tokens"),
+            ExactEvent(released="moments", note="means of 9 tokens"),
+            ExactEvent(released="proxies"),
+        ),
         licence="CC-BY-4.0",
     )
 

@@ -10,7 +10,7 @@ import typer
 
 from quiltwork.cli.contribute.handover import show
 from quiltwork.cli.contribute.sealing import seal_for_text
-from quiltwork.cli.inputs import read_text, say
+from quiltwork.cli.inputs import documents_of, read_text, say
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -77,6 +77,14 @@ def run(
     ] = "exact",
     bigrams: Annotated[str, typer.Option(help="Histogram of hashed bigrams: as for --tokens.")] = "exact",
     moments: Annotated[str, typer.Option(help="Residual moments: none, diagonal or full.")] = "none",
+    proxies: Annotated[
+        list[Path] | None,
+        typer.Option(help="Public text, of which documents like yours are named for `tune`. Repeatable."),
+    ] = None,
+    proxy_documents: Annotated[int, typer.Option(help="--proxies: how many are named, at most.")] = 64,
+    proxy_diversity: Annotated[
+        bool, typer.Option("--proxy-diversity", help="--proxies: name documents that differ from each other.")
+    ] = False,
     losses: Annotated[bool, typer.Option(help="State first and last training loss.")] = True,
     licence: Annotated[str, typer.Option(help="Licence of the contribution (SPDX).")] = "LicenseRef-unstated",
     card: Annotated[Path | None, typer.Option(help="File with free text for whoever composes.")] = None,
@@ -92,13 +100,14 @@ def run(
     """Train an expert of a language model on your own text, here, and write one contribution directory."""
     state = state or out.with_name(out.name + ".state")
     text = read_text(card, "--card") if card else ""
-    sealing = seal_for_text([base, *data], out, state) if confine else "off"
+    sealing = seal_for_text([base, *data, *(proxies or [])], out, state) if confine else "off"
     say(f"confinement: {sealing}")
     from quiltwork.evidence.release import release_rule
     from quiltwork.models.base import open_base
     from quiltwork.party.contribute import Order, contribute, moments_by_name
     from quiltwork.party.fragment import open_fragment
     from quiltwork.party.lora import LoRAScope
+    from quiltwork.party.proxies import ProxyChoice
     from quiltwork.party.scopes import FFNScope, FullScope, LowRankScope
     from quiltwork.training.loop import TrainingPlan
 
@@ -124,6 +133,7 @@ def run(
         tokens=None if tokens == "none" else release_rule(tokens),
         bigrams=None if bigrams == "none" else release_rule(bigrams),
         moments=moments_by_name(moments),
+        proxies=ProxyChoice(documents_of(proxies), proxy_documents, proxy_diversity) if proxies else None,
         report_losses=losses,
         licence=licence,
         card=text,
