@@ -10,7 +10,7 @@ import torch
 from tokenizers import Regex, normalizers, pre_tokenizers
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from quiltwork.compose.parts import body
+from quiltwork.compose.parts import extended
 from quiltwork.composite import Composite
 from quiltwork.models.assembly import Experts, Layout
 from quiltwork.models.base import Base, open_base
@@ -71,7 +71,9 @@ def mixture_of(base: Base, *, parties: int = 2, alike: bool = False, **router: A
         for party in names
     }
     settings = {"top_k": None, "renormalise": True} | router
-    return Experts(body(base), experts, Rows(learned, {}, weights=dict.fromkeys(("", *names), 1.0), **settings))
+    own = list(base.own.rows) if base.own is not None else None
+    rows = Rows(learned, {}, weights=dict.fromkeys(("", *names), 1.0), own=own, **settings)
+    return Experts(extended(base), experts, rows)
 
 
 def written(assembly: Experts, base: Base, place: Path, layout: Layout = "portable") -> Path:

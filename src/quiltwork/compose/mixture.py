@@ -18,7 +18,7 @@ from typing import Literal
 
 from quiltwork.compose.ensemble import member_models
 from quiltwork.compose.method import PublicText, chosen, slot_weights
-from quiltwork.compose.parts import body, ffn_tensors
+from quiltwork.compose.parts import body, extended, ffn_tensors
 from quiltwork.compose.router_both import RowsAndEvidence
 from quiltwork.compose.router_evidence import PrefixEvidence
 from quiltwork.compose.router_lda import ResidualLDA
@@ -77,4 +77,8 @@ class MixtureOfExperts:
             evidence = selecting.routing(base, members, public, weights)
             return Members(body(base), member_models(base, members, parties), evidence, {}, weights)
         experts = {c.party: ffn_tensors(c, base) for c in members}
-        return Experts(body(base), experts, self.router.routing(base, members, public, weights))
+        # other rows are computed against a base whose row is zero, and a mixture has rows of its own
+        extends = isinstance(self.router, LearnedRows | PrefixEvidence)
+        return Experts(
+            extended(base) if extends else body(base), experts, self.router.routing(base, members, public, weights)
+        )

@@ -8,11 +8,12 @@ A part may be stored in fewer numbers than it stands for, and is put back togeth
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from quiltwork.contribution.kinds import ExpertMethod, FFNExpert, LowRankExpert
 from quiltwork.contribution.sealed import Contribution
-from quiltwork.errors import MissingPart
+from quiltwork.errors import CheckpointError, MissingPart
 from quiltwork.models.assembly import DenseBody
 from quiltwork.models.base import Base
 from quiltwork.models.checkpoint import portable_config
@@ -26,8 +27,29 @@ if TYPE_CHECKING:
 
 
 def body(base: Base) -> DenseBody:
-    """The base as assemblies see it."""
-    return DenseBody(portable_config(base.config, base.dtype), base.tensors)
+    """The base as assemblies see it.
+
+    Raises:
+        CheckpointError: it is a mixture of experts.
+    """
+    if base.own is not None:
+        raise CheckpointError(
+            f"base '{base.path}'",
+            why=f"it is a mixture of {base.own.count} experts, and this method takes a dense base",
+            mend="Extend it with ffn experts and LearnedRows or PrefixEvidence, or compose on the dense model.",
+        )
+    return twin(base)
+
+
+def twin(base: Base) -> DenseBody:
+    """The base without what a mixture has besides its first expert."""
+    tensors = {name: replace(item, identity=f"{base.digest} {name}") for name, item in base.tensors.items()}
+    return DenseBody(portable_config(base.config, base.dtype), tensors)
+
+
+def extended(base: Base) -> DenseBody:
+    """The base with its own experts, if it is a mixture."""
+    return replace(twin(base), own=base.own.identified(base.digest) if base.own is not None else None)
 
 
 def source(contribution: Contribution, name: str) -> Source:

@@ -24,7 +24,7 @@ class LearnedRows:
     """Router of the rows that the parties learned.
 
     Attributes:
-        top_k: experts a token; None for all.
+        top_k: experts a token; None for all, or, where the base is a mixture that has fewer answer, for its number.
         renormalise: rescale the top-k weights to sum to one. Mixtral always does; in FlexOlmo it is a flag.
         bias: use the parties' negative biases too (native format only).
     """
@@ -63,10 +63,17 @@ class LearnedRows:
         return Rows(
             rows={c.party: router_tensors(c, base, "weight") for c in members},
             offsets=biases,
-            top_k=self.top_k,
+            top_k=self.top_k or _usual(base),
             renormalise=self.renormalise,
             weights=weights,
+            own=list(base.own.rows) if base.own is not None else None,
         )
+
+
+def _usual(base: Base) -> int | None:
+    """How many experts answer unless somebody says otherwise."""
+    own = base.own
+    return own.top_k if own is not None and own.top_k < own.count else None
 
 
 def _require_rows(contribution: Contribution, bias: bool) -> None:

@@ -23,10 +23,11 @@ from quiltwork.models.families import Family, Role, family_of
 from quiltwork.models.merging import Change, Elementwise, Linear
 from quiltwork.models.moe_formats import ROUTING
 from quiltwork.models.narrow import padded
+from quiltwork.models.own_experts import OwnExperts
 from quiltwork.models.routers import Evidence, Rows
 from quiltwork.models.routing import Routing
 from quiltwork.models.slots import BASE_SLOT, slot_key, slot_keys
-from quiltwork.models.sources import TORCH_NAMES, Source, Sources
+from quiltwork.models.sources import TORCH_NAMES, Source, Sources, total
 from quiltwork.streaming.layout import Dtype
 
 if TYPE_CHECKING:
@@ -43,10 +44,12 @@ class DenseBody:
     Attributes:
         config: config.json of the dense model, portable.
         tensors: all its tensors by name.
+        own: the experts that a base which is a mixture has besides; None for a dense one.
     """
 
     config: Mapping[str, Any]
     tensors: Sources
+    own: OwnExperts | None = None
 
     @property
     def family(self) -> Family:
@@ -61,14 +64,7 @@ class DenseBody:
 
 def add_deltas(base: Source, deltas: list[tuple[float, Source]]) -> Source:
     """base + sum_i w_i delta_i, summed in float64 in the order given, rounded once to the base's dtype."""
-
-    def load() -> Tensor:
-        total = base.load().double()
-        for weight, delta in deltas:
-            total += weight * delta.load().double()
-        return total.to(base.torch_dtype)
-
-    return Source(base.dtype, base.shape, load)
+    return total([(1.0, base), *deltas], base.dtype)
 
 
 def merge_deltas(rule: Elementwise, name: str, base: Source, deltas: list[tuple[str, float, Source]]) -> Source:
@@ -149,11 +145,13 @@ class Experts:
         return replace(self, experts=remaining, router=self.router.without(party))
 
     def _slots(self) -> list[tuple[str, FFN]]:
-        """(file, feed-forward tensors) of every slot, in order."""
+        """(file, feed-forward tensors) of every slot, in order; all experts of a base that is a mixture come first."""
         family = self.body.family
         layers = range(int(self.body.config["num_hidden_layers"]))
         own = {(n, r): self.body.tensors[family.ffn_name(n, r)] for n in layers for r in family.moe.roles}
-        return [(SHARED, own), *((party_shard(p), self.experts[p]) for p in self.parties)]
+        others = self.body.own.others if self.body.own is not None else ()
+        first = [(SHARED, ffn) for ffn in (own, *others)]
+        return [*first, *((party_shard(p), self.experts[p]) for p in self.parties)]
 
     def _shared(self, prefix: str) -> dict[str, Source]:
         family = self.body.family
@@ -186,8 +184,15 @@ class Experts:
 
     def _portable(self) -> Checkpoint:
         moe, router = self.body.family.moe, self._plain_rows()
-        count = 1 + len(self.parties)
-        config = moe.config(self.body.config, experts=count, top_k=router.active(count), renormalise=router.renormalise)
+        own = self.body.own
+        count = (1 if own is None else own.count) + len(self.parties)
+        config = moe.config(
+            self.body.config,
+            experts=count,
+            top_k=router.active(count),
+            renormalise=router.renormalise,
+            own=own.rule if own is not None else None,
+        )
         shards: dict[str, dict[str, Source]] = {SHARED: self._shared("")}
         for slot, (file, ffn) in enumerate(self._slots()):
             shards.setdefault(file, {}).update(
@@ -239,7 +244,9 @@ class Experts:
 
     def _native(self) -> Checkpoint:
         shards: dict[str, dict[str, Source]] = {SHARED: self._shared("body.")}
-        for key, (file, ffn) in zip(slot_keys(self.parties), self._slots(), strict=True):
+        own = self.body.own
+        keys = slot_keys(self.parties, 1 if own is None else own.count)
+        for key, (file, ffn) in zip(keys, self._slots(), strict=True):
             shards.setdefault(file, {}).update(
                 {
                     f"body.model.layers.{layer}.mlp.experts.{key}.{role}.weight": source
@@ -251,6 +258,10 @@ class Experts:
         settings = router.config(parties)
         config = native_config("quiltwork_moe", "QuiltworkMoEForCausalLM", self.body, parties, settings)
         config |= self._widths()
+        if own is not None:
+            config["own"] = own.rule
+            if isinstance(router, Evidence):  # which weighs the base as a whole; its own rows say what happens within
+                shards[SHARED] |= {f"body.model.layers.{n}.mlp.own.weight": rows for n, rows in enumerate(own.rows)}
         return Checkpoint(config, shards, beside=router.beside())
 
 

@@ -14,8 +14,9 @@ from typing import Any
 from quiltwork.errors import CheckpointError, ExportError
 from quiltwork.models.assembly import FFN, DenseBody, Experts, Members
 from quiltwork.models.base import open_tensors, read_json
-from quiltwork.models.families import FAMILIES, Family, Role
-from quiltwork.models.moe_formats import ROUTING
+from quiltwork.models.families import FAMILIES, Family, Role, format_of
+from quiltwork.models.moe_formats import ORIGIN, ROUTING
+from quiltwork.models.own_experts import OwnExperts
 from quiltwork.models.routers import Rows
 from quiltwork.models.routing import Routing
 from quiltwork.models.slots import BASE_SLOT, slot_key, slot_keys
@@ -44,9 +45,8 @@ def disassemble(path: Path, parties: tuple[str, ...]) -> Experts | Members:
             return _members(config, tensors, parties)
         if kind == "quiltwork_moe":
             return native_experts(config, tensors, parties, path)
-        for family in FAMILIES.values():
-            if kind == family.moe.model_type:
-                return _portable_experts(family, config, tensors, parties, path)
+        if format_of(config) is not None:
+            return _portable_experts(FAMILIES[config[ORIGIN]["base"]["model_type"]], config, tensors, parties, path)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"'{path}'",
@@ -73,37 +73,44 @@ def _slots(
     ]
 
 
-def _body(config: Mapping[str, Any], family: Family, tensors: Sources, prefix: str, ffn: FFN) -> DenseBody:
-    """The dense base: everything outside expert layers, and slot 0's feed-forward tensors."""
+def _body(
+    config: Mapping[str, Any], family: Family, tensors: Sources, prefix: str, ffn: FFN, own: OwnExperts | None
+) -> DenseBody:
+    """The base: everything outside expert layers, slot 0's feed-forward tensors, and its own further experts."""
     outside = re.compile(r"\.(mlp|block_sparse_moe)\.|^evidence\.")
     table = {n.removeprefix(prefix): s for n, s in tensors.items() if not outside.search(n)}
     table |= {family.ffn_name(layer, role): source for (layer, role), source in ffn.items()}
-    return DenseBody(config, dict(sorted(table.items())))
+    return DenseBody(config, dict(sorted(table.items())), own)
 
 
 def _portable_experts(
     family: Family, config: dict[str, Any], tensors: Sources, parties: tuple[str, ...], path: Path
 ) -> Experts:
     moe = family.moe
-    layers, count = int(config["num_hidden_layers"]), 1 + len(parties)
+    rule = config[ORIGIN].get("own")
+    layers, first = int(config["num_hidden_layers"]), 1 if rule is None else int(rule["experts"])
+    count = first + len(parties)
     if config[moe.count_field] != count:
         raise KeyError(f"{config[moe.count_field]} experts for {len(parties)} parties")
     slots = _slots(moe.expert, moe.roles, tensors, layers, range(count))
     dense = moe.dense_config(config)
     top_k = config["num_experts_per_tok"]
     rows = [tensors[moe.router.format(layer=layer)] for layer in range(layers)]
+    own = OwnExperts.of(rule, slots[:first], rows) if rule is not None else None
     weights = dict.fromkeys(("", *parties), 1.0)
     if ROUTING in config:
         router: Routing = discriminants(config[ROUTING], parties, weights, rows[0].dtype, path)
     else:
         router = Rows(
-            rows={p: [r.row(1 + i) for r in rows] for i, p in enumerate(parties)},
+            rows={p: [r.row(first + i) for r in rows] for i, p in enumerate(parties)},
             offsets={},
+            own=list(own.rows) if own is not None else None,
             top_k=None if top_k == count else top_k,
             renormalise=config.get("norm_topk_prob", True) or top_k == count,
             weights=weights,
         )
-    return Experts(_body(dense, family, tensors, "", slots[0]), dict(zip(parties, slots[1:], strict=True)), router)
+    body = _body(dense, family, tensors, "", slots[0], own)
+    return Experts(body, dict(zip(parties, slots[first:], strict=True)), router)
 
 
 def native_experts(
@@ -124,9 +131,17 @@ def native_experts(
     family = FAMILIES[dense["model_type"]]
     layers = int(dense["num_hidden_layers"])
     roles: dict[Role, str] = {role: role for role in family.moe.roles}
-    slots = _slots(_NATIVE_EXPERT, roles, tensors, layers, slot_keys(parties))
-    router = native_routing(config["router"], tensors, parties, layers, moments)
-    return Experts(_body(dense, family, tensors, "body.", slots[0]), dict(zip(parties, slots[1:], strict=True)), router)
+    rule = config.get("own")
+    first = 1 if rule is None else int(rule["experts"])
+    slots = _slots(_NATIVE_EXPERT, roles, tensors, layers, slot_keys(parties, first))
+    own = None
+    if rule is not None:
+        kind = "own" if config["router"]["kind"] == "evidence" else "router"
+        rows = [tensors[f"body.model.layers.{layer}.mlp.{kind}.weight"] for layer in range(layers)]
+        own = OwnExperts.of(rule, slots[:first], rows)
+    router = native_routing(config["router"], tensors, parties, layers, moments, own)
+    body = _body(dense, family, tensors, "body.", slots[0], own)
+    return Experts(body, dict(zip(parties, slots[first:], strict=True)), router)
 
 
 def _members(config: dict[str, Any], tensors: Sources, parties: tuple[str, ...]) -> Members:

@@ -99,8 +99,23 @@ class MoEFormat:
             for name, shape in self.idle
         }
 
-    def config(self, dense: Mapping[str, Any], *, experts: int, top_k: int, renormalise: bool) -> dict[str, Any]:
+    def config(
+        self,
+        dense: Mapping[str, Any],
+        *,
+        experts: int,
+        top_k: int,
+        renormalise: bool,
+        own: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """config.json of a mixture whose body is the dense model described by ``dense``.
+
+        Args:
+            dense: config.json of the body.
+            experts: number of experts, the base's own included.
+            top_k: how many of them answer a token.
+            renormalise: whether their weights are rescaled to sum to one.
+            own: how the experts of a base that is a mixture answer (``OwnExperts.rule``), which this keeps.
 
         Raises:
             ExportError: the dense model or the router needs something that this format cannot express.
@@ -124,7 +139,8 @@ class MoEFormat:
             new[self.width_field] = dense["intermediate_size"]
         if self.renormalises == "flag":
             new["norm_topk_prob"] = renormalise and top_k < experts
-        return dict(dense) | new | {ORIGIN: {name: dense[name] for name in sorted(new) if name in dense}}
+        origin = {"base": {name: dense[name] for name in sorted(new) if name in dense}}
+        return dict(dense) | new | {ORIGIN: origin | ({"own": dict(own)} if own is not None else {})}
 
     def dense_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """config.json of the dense body of a mixture that quiltwork wrote: the inverse of ``config``.
@@ -133,7 +149,7 @@ class MoEFormat:
             KeyError: the config does not say what its base was.
         """
         dense = {name: value for name, value in config.items() if name not in self.fields}
-        return dense | dict(config[ORIGIN])
+        return dense | dict(config[ORIGIN]["base"])
 
     def body_config(self, config: Mapping[str, Any], architecture: str) -> dict[str, Any]:
         """config.json of the body of any mixture in this format, read as the format's dense twin.

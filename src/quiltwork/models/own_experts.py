@@ -10,14 +10,14 @@ All of it stays frozen. Whoever joins adds one expert and one row, as to a dense
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from quiltwork.errors import CheckpointError
 from quiltwork.models.families import Family
 from quiltwork.models.moe_formats import ROLES, MoEFormat, Role
-from quiltwork.models.sources import Source, Sources
+from quiltwork.models.sources import Source, Sources, stacked
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,33 @@ class OwnExperts:
     def rule(self) -> dict[str, Any]:
         """The numbers that say how the experts answer."""
         return {"experts": self.count, "top_k": self.top_k, "renormalise": self.renormalise}
+
+    @classmethod
+    def of(
+        cls, rule: Mapping[str, Any], experts: Sequence[Mapping[tuple[int, Role], Source]], rows: Sequence[Source]
+    ) -> OwnExperts:
+        """The experts again, from what a composite keeps of them.
+
+        Args:
+            rule: as `rule` gives it.
+            experts: all of them, the first included.
+            rows: by layer, those of the base's own experts first; others may follow.
+        """
+        own = tuple(_first(one, len(experts)) for one in rows)
+        return cls(tuple(experts[1:]), own, int(rule["top_k"]), bool(rule["renormalise"]))
+
+    def identified(self, digest: str) -> OwnExperts:
+        """The same with sources that say which base they are of."""
+
+        def marked(name: str, source: Source) -> Source:
+            return replace(source, identity=f"{digest} own.{name}")
+
+        others = tuple(
+            {key: marked(f"{1 + number}.{key[0]}.{key[1]}", source) for key, source in expert.items()}
+            for number, expert in enumerate(self.others)
+        )
+        rows = tuple(marked(f"rows.{layer}", source) for layer, source in enumerate(self.rows))
+        return replace(self, others=others, rows=rows)
 
     def tensors(self) -> dict[str, Source]:
         """Every tensor by a name that no format has a part in."""
@@ -94,6 +121,11 @@ def read_mixture(
         renormalise=chosen.renormalise,
     )
     return dict(sorted(twin.items())), own
+
+
+def _first(rows: Source, count: int) -> Source:
+    """The first ``count`` rows; the source as it is if there are no more."""
+    return rows if rows.shape[0] == count else stacked([rows.row(number) for number in range(count)])
 
 
 def _idle(form: MoEFormat, body: Mapping[str, Any]) -> set[str]:

@@ -20,6 +20,10 @@ def slot_key(label: str) -> str:
     return "of-" + label.replace(".", "+")
 
 
-def slot_keys(parties: Sequence[str]) -> tuple[str, ...]:
-    """The names of all slots: the base's, then the parties' in the order given."""
-    return (BASE_SLOT, *map(slot_key, parties))
+def slot_keys(parties: Sequence[str], own: int = 1) -> tuple[str, ...]:
+    """The names of all slots: the base's ``own`` experts, then the parties' in the order given.
+
+    >>> slot_keys(["acme"], own=2)
+    ('base', 'base-1', 'of-acme')
+    """
+    return (BASE_SLOT, *(f"{BASE_SLOT}-{number}" for number in range(1, own)), *map(slot_key, parties))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quiltwork.models.discriminants import Discriminants, moments_shard
+from quiltwork.models.own_experts import OwnExperts
 from quiltwork.models.residual import ResidualMoments
 from quiltwork.models.routers import EVIDENCE_SETTINGS, Evidence, Rows
 from quiltwork.models.routing import Routing, RowsAndEvidence
@@ -17,7 +18,12 @@ _ROUTER = "body.model.layers.{layer}.mlp.router.{kind}"
 
 
 def native_routing(
-    settings: Mapping[str, Any], tensors: Sources, parties: tuple[str, ...], layers: int, moments: Path | None
+    settings: Mapping[str, Any],
+    tensors: Sources,
+    parties: tuple[str, ...],
+    layers: int,
+    moments: Path | None,
+    own: OwnExperts | None = None,
 ) -> Routing:
     """The router of a native mixture.
 
@@ -27,6 +33,7 @@ def native_routing(
         parties: in slot order.
         layers: how many.
         moments: the directory with what computed rows are computed of; None takes the rows as they are.
+        own: the experts of a base that is a mixture.
 
     Raises:
         KeyError, ValueError: they do not belong together.
@@ -36,7 +43,7 @@ def native_routing(
     if settings["kind"] == "evidence":
         return native_evidence(settings, tensors, parties, weights)
     if settings["kind"] == "rows":
-        return _rows(settings, tensors, parties, layers, moments)
+        return _rows(settings, tensors, parties, layers, moments, own)
     rows = _rows(settings["rows"], tensors, parties, layers, moments)
     evidence = native_evidence(settings["evidence"], tensors, parties, weights)
     return RowsAndEvidence(rows, evidence, settings["share"])
@@ -84,16 +91,25 @@ def discriminants(
 
 
 def _rows(
-    settings: Mapping[str, Any], tensors: Sources, parties: tuple[str, ...], layers: int, moments: Path | None
+    settings: Mapping[str, Any],
+    tensors: Sources,
+    parties: tuple[str, ...],
+    layers: int,
+    moments: Path | None,
+    own: OwnExperts | None = None,
 ) -> Rows | Discriminants:
     weights = dict(zip(("", *parties), settings["weights"], strict=True))
     stacked = _stacked(tensors, "weight", layers)
     if moments is not None and "discriminants" in settings:
         return discriminants(settings["discriminants"], parties, weights, stacked[0].dtype, moments)
     offsets = _stacked(tensors, "bias", layers) if settings["bias"] else []
+    first = 1 if own is None else own.count
     return Rows(
-        rows={p: [rows.row(1 + i) for rows in stacked] for i, p in enumerate(parties)},
-        offsets={p: [o.row(1 + i).reshaped((1,)) for o in offsets] for i, p in enumerate(parties)} if offsets else {},
+        rows={p: [rows.row(first + i) for rows in stacked] for i, p in enumerate(parties)},
+        offsets={p: [o.row(first + i).reshaped((1,)) for o in offsets] for i, p in enumerate(parties)}
+        if offsets
+        else {},
+        own=list(own.rows) if own is not None else None,
         top_k=settings["top_k"],
         renormalise=settings["renormalise"],
         weights=weights,

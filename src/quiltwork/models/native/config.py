@@ -46,6 +46,9 @@ class _SlottedConfig(PretrainedConfig):
 class QuiltworkMoEConfig(_SlottedConfig):
     """One body with ``1 + len(parties)`` feed-forward experts in each layer.
 
+    With ``own`` the base is a mixture itself: ``{"experts", "top_k", "renormalise"}`` of the experts that it brings,
+    which come before those of the parties (see ``OwnExperts``).
+
     ``widths`` holds the intermediate neurons of each party's experts; None gives all of them the base's.
 
     ``router`` is ``{"kind": "rows", "top_k", "renormalise", "bias"}`` or
@@ -54,7 +57,8 @@ class QuiltworkMoEConfig(_SlottedConfig):
 
     model_type = "quiltwork_moe"
 
-    def __init__(self, widths: list[int] | None = None, **kwargs: Any) -> None:
+    def __init__(self, own: dict[str, Any] | None = None, widths: list[int] | None = None, **kwargs: Any) -> None:
+        self.own = own
         self.widths = widths
         super().__init__(**kwargs)
 

@@ -88,23 +88,28 @@ class QuiltworkMoEForCausalLM(PreTrainedModel, GenerationMixin):
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _bank(self, ffn: torch.nn.Module, settings: dict[str, Any]) -> ExpertBank:
-        keys = slot_keys(self.config.parties)
-        slots = len(keys)
+        own = self.config.own
+        first = 1 if own is None else int(own["experts"])
+        keys = slot_keys(self.config.parties, first)
+        slots, hidden = len(keys), self.config.text_config.hidden_size
         widths = dict(zip(map(slot_key, self.config.parties), self.config.widths or (), strict=False))
         experts = {key: ffn if key == BASE_SLOT else resized(ffn, widths.get(key)) for key in keys}
         rows = self._rows
         if rows is None:
-            return ExpertBank(experts, self.mixing)
+            within = None
+            if own is not None:
+                within = RowRouter(hidden, first, top_k=own["top_k"], renormalise=own["renormalise"], bias=False)
+            return ExpertBank(experts, self.mixing, own=within)
         both = self.evidence is not None
         top_k = min(rows["top_k"] or slots, slots)
-        hidden = self.config.text_config.hidden_size
+        weights = [rows["weights"][0]] * first + rows["weights"][1:]
         router = RowRouter(
             hidden,
             slots,
             top_k=top_k,
             renormalise=rows["renormalise"],
             bias=rows["bias"],
-            weights=rows["weights"],
+            weights=weights,
             share=settings["share"] if both else 1.0,
             minimum_weight=settings["evidence"]["minimum_weight"] if both else 0.0,
         )
