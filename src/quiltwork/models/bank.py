@@ -214,12 +214,19 @@ class ExpertBank(nn.Module):
         experts: the FFNs by the names of their slots (models/slots.py); the first is the base's own.
         router: ``RowRouter``, or a ``Mixing`` that the model fills before each pass.
         prior: what a ``RowRouter`` adds its logits to, filled likewise; None if it decides alone.
+        own: where the base is a mixture and the weights come from outside, the rows that divide the base's weight among
+            its own experts, which come first.
     """
 
     def __init__(
-        self, experts: Mapping[str, nn.Module], router: RowRouter | Mixing, prior: Mixing | None = None
+        self,
+        experts: Mapping[str, nn.Module],
+        router: RowRouter | Mixing,
+        prior: Mixing | None = None,
+        own: RowRouter | None = None,
     ) -> None:
         super().__init__()
+        self.own = own
         self.experts = nn.ModuleDict(dict(experts))
         self.router = router if isinstance(router, RowRouter) else None
         self._mixing = router if isinstance(router, Mixing) else prior
@@ -232,7 +239,10 @@ class ExpertBank(nn.Module):
         assert self._mixing is not None
         if self._mixing.weights is None:
             raise RuntimeError("the model must set the mixing weights before its layers run")
-        return self._mixing.weights.to(x.dtype)
+        weights = self._mixing.weights.to(x.dtype)
+        if self.own is None:
+            return weights
+        return torch.cat([weights[..., :1] * self.own(x), weights[..., 1:]], dim=-1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixture of the experts' outputs; each expert sees only the tokens that give it weight."""
