@@ -33,7 +33,10 @@ from quiltwork.compose.network_soup import NetworkSoup
 from quiltwork.compose.networks import NetworkMethod
 from quiltwork.compose.precision_average import PrecisionAverage
 from quiltwork.compose.reduction import Reduction
+from quiltwork.compose.router_both import RowsAndEvidence
 from quiltwork.compose.router_evidence import PrefixEvidence
+from quiltwork.compose.router_lda import ResidualLDA
+from quiltwork.compose.router_prompts import PromptRows, Prompts
 from quiltwork.compose.router_rows import LearnedRows
 from quiltwork.compose.soup import Soup
 from quiltwork.compose.stitch import Stitch
@@ -48,11 +51,29 @@ EVIDENCE: dict[str, Any] = {
     "temperature": 2.0,
     "half_life": 9.0,
     "floor": 0.5,
+    "bound": 3.0,
     "top_k": 2,
     "minimum_weight": 0.1,
     "smoothing": 1.0,
 }
 ROWS: dict[str, Any] = {"top_k": 2, "renormalise": False, "bias": True}
+LDA: dict[str, Any] = {
+    "covariance": "public",
+    "shrinkage": 0.3,
+    "temperature": 2.0,
+    "offsets": False,
+    "top_k": 2,
+    "renormalise": False,
+}
+PROMPTS: dict[str, Any] = {
+    "prompts": {"a": Prompts(("yes",), ("no",))},
+    "negative": ("neither",),
+    "pool": "last",
+    "scale": 2.0,
+    "top_k": 2,
+    "renormalise": False,
+}
+OF_EVIDENCE = {name: value for name, value in EVIDENCE.items() if name != "top_k"}
 DARE: dict[str, Any] = {"density": 0.3, "elect": True, "scale": 0.7, "seed": 3}
 BRANCHES: dict[str, Any] = {"top_k": 2, "renormalise": False, "seed": 3}
 # every option of every method set to something that is not its default
@@ -65,6 +86,12 @@ WHOLE: dict[str, tuple[dict[str, Any], Method]] = {
     "uniform_ensemble": ({}, Ensemble("uniform", **COMMON)),
     "btm": ({"top_k": 2, "temperature": 3.0}, Ensemble("likelihood", top_k=2, temperature=3.0, **COMMON)),
     "learned_rows": (ROWS, MixtureOfExperts(LearnedRows(**ROWS), **COMMON)),
+    "residual_lda": (LDA, MixtureOfExperts(ResidualLDA(**LDA), **COMMON)),
+    "prompt_rows": (PROMPTS, MixtureOfExperts(PromptRows(**PROMPTS), **COMMON)),
+    "evidence_rows": (
+        OF_EVIDENCE | ROWS | {"rows": "learned-rows", "share": 0.5},
+        MixtureOfExperts(RowsAndEvidence(LearnedRows(**ROWS), PrefixEvidence(**OF_EVIDENCE), 0.5), **COMMON),
+    ),
     "evidence_ffn": (EVIDENCE, MixtureOfExperts(PrefixEvidence(**EVIDENCE), **COMMON)),
     "evidence_full": (EVIDENCE, MixtureOfExperts(PrefixEvidence(**EVIDENCE), scope="full", **COMMON)),
 }
@@ -107,9 +134,11 @@ def test_every_row_is_tested() -> None:
     assert {name: set(options) for name, (options, _) in WHOLE_TABLES.items()} == {
         name: set(row.options) for name, row in TABLES.items()
     }
-    assert {name: {*options, *COMMON} for name, (options, _) in WHOLE.items()} == {
-        name: set(row.options) for name, row in LANGUAGE.items()
-    }
+    found = {name: {*options, *COMMON} for name, (options, _) in WHOLE.items()}
+    for name in ("evidence_ffn", "evidence_full", "evidence_rows"):
+        found[name] |= {"switching"}  # stated instead of a half-life: below
+    found["evidence_rows"] |= {*LDA, *PROMPTS}  # stated with other kinds of rows: below
+    assert found == {name: set(row.options) for name, row in LANGUAGE.items()}
     told = {name: set(options) for name, (options, _) in WHOLE_NETWORKS.items()}
     told["combine"] |= {"weights"}  # stated instead of a weighting: below
     assert told == {name: set(row.options) for name, row in NETWORKS.items()}
@@ -124,6 +153,27 @@ def test_a_method_bears_its_name_and_takes_all_its_options(name: str) -> None:
     options, method = WHOLE[name]
     assert make_method(name, options | COMMON) == method
     assert method != make_method(name, {})
+
+
+def test_switching_stands_where_a_half_life_could() -> None:
+    assert make_method("evidence_ffn", {"switching": 0.1}) == MixtureOfExperts(PrefixEvidence(switching=0.1))
+    with pytest.raises(InvalidOption, match="half_life and switching together"):
+        make_method("evidence_full", {"switching": 0.1, "half_life": 9.0})
+
+
+@pytest.mark.parametrize(
+    ("kind", "own", "rows"),
+    [("residual_lda", LDA, ResidualLDA), ("prompt_rows", PROMPTS, PromptRows), ("learned_rows", ROWS, LearnedRows)],
+)
+def test_rows_of_every_kind_stand_beside_evidence(kind: str, own: dict[str, Any], rows: Any) -> None:
+    # the temperature is the evidence's; rows beside it are tempered by their share
+    own = {name: value for name, value in own.items() if name != "temperature"}
+    made = make_method("evidence_rows", own | {"rows": kind, "switching": 0.1})
+    assert made == MixtureOfExperts(RowsAndEvidence(rows(**own), PrefixEvidence(switching=0.1)))
+    with pytest.raises(InvalidOption, match="do not take it"):
+        make_method("evidence_rows", {"rows": kind, "bias" if kind != "learned_rows" else "pool": True})
+    with pytest.raises(InvalidOption, match="there are no such rows"):
+        make_method("evidence_rows", {"rows": "columns"})
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from quiltwork.cli import routers
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -20,8 +22,7 @@ if TYPE_CHECKING:
 
 Options = Mapping[str, Any]
 M = TypeVar("M", covariant=True)
-_COMMON = ("weights", "include")
-_EVIDENCE = ("features", "temperature", "half_life", "floor", "top_k", "minimum_weight", "smoothing")
+_COMMON = routers.COMMON
 _NETWORK_EVIDENCE = ("evidence", "prior", "floor", "temperature")
 
 
@@ -32,12 +33,6 @@ class Row(Generic[M]):
     summary: str
     options: tuple[str, ...]
     make: Callable[[Options], M]
-
-
-def _apart(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A method's own options, and those that all methods of language models have in common."""
-    common = {name: value for name, value in options.items() if name in _COMMON}
-    return {name: value for name, value in options.items() if name not in _COMMON}, common
 
 
 def _soup(options: Options) -> Method:
@@ -80,27 +75,6 @@ def _btm(options: Options) -> Method:
     from quiltwork.compose.ensemble import Ensemble
 
     return Ensemble(weighting="likelihood", **options)
-
-
-def _learned_rows(options: Options) -> Method:
-    from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts
-
-    own, common = _apart(options)
-    return MixtureOfExperts(router=LearnedRows(**own), **common)
-
-
-def _evidence_ffn(options: Options) -> Method:
-    from quiltwork.compose.mixture import MixtureOfExperts, PrefixEvidence
-
-    own, common = _apart(options)
-    return MixtureOfExperts(router=PrefixEvidence(**own), scope="ffn", **common)
-
-
-def _evidence_full(options: Options) -> Method:
-    from quiltwork.compose.mixture import MixtureOfExperts, PrefixEvidence
-
-    own, common = _apart(options)
-    return MixtureOfExperts(router=PrefixEvidence(**own), scope="full", **common)
 
 
 def _fields(options: Options) -> dict[str, Any]:
@@ -206,18 +180,33 @@ LANGUAGE: Mapping[str, Row[Method]] = {
     ),
     "learned_rows": Row(
         "ffn experts in one model, routed by the rows each party learned (FlexOlmo); plain transformers loads it",
-        ("top_k", "renormalise", "bias", *_COMMON),
-        _learned_rows,
+        (*routers.LEARNED, *_COMMON),
+        routers.learned_rows,
+    ),
+    "residual_lda": Row(
+        "ffn experts in one model, routed by rows computed from the parties' residual moments",
+        (*routers.LDA, *_COMMON),
+        routers.residual_lda,
+    ),
+    "prompt_rows": Row(
+        "ffn experts in one model, routed by rows from prompts that you write; plain transformers loads it",
+        (*routers.PROMPTS, *_COMMON),
+        routers.prompt_rows,
     ),
     "evidence_ffn": Row(
         "ffn experts in one model, mixed by the posterior over parties given the prefix",
-        (*_EVIDENCE, *_COMMON),
-        _evidence_ffn,
+        (*routers.EVIDENCE, *_COMMON),
+        partial(routers.evidence, scope="ffn"),
+    ),
+    "evidence_rows": Row(
+        "ffn experts in one model, routed by that posterior and by rows together",
+        (*routers.BOTH, *_COMMON),
+        routers.evidence_rows,
     ),
     "evidence_full": Row(
         "full experts, selected by the posterior over parties given the prefix; only the selected run",
-        (*_EVIDENCE, *_COMMON),
-        _evidence_full,
+        (*routers.EVIDENCE, *_COMMON),
+        partial(routers.evidence, scope="full"),
     ),
     "btx": Row(
         "full experts' feed-forward blocks as experts, the rest averaged; to be tuned (`quiltwork tune`)",

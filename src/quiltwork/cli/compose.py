@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quiltwork.cli import networks
+from quiltwork.cli import routing_options as opt
 from quiltwork.cli.catalog import (
     LANGUAGE,
     NETWORKS,
@@ -69,7 +70,8 @@ def run(
     public: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Public text, or a contribution with its histogram; for evidence routers.", rich_help_panel=_TEXT
+            help="Public text, or a contribution with its statistics; for routers by evidence or moments.",
+            rich_help_panel=_TEXT,
         ),
     ] = None,
     layout: Annotated[
@@ -82,7 +84,10 @@ def run(
         list[str] | None, typer.Option(help="PARTY=WEIGHT (or base=WEIGHT). Repeatable.", rich_help_panel=_TEXT)
     ] = None,
     scale: Annotated[
-        float | None, typer.Option(help="task_arithmetic, ties, dare: factor of the change.", rich_help_panel=_TEXT)
+        float | None,
+        typer.Option(
+            help="task_arithmetic, ties, dare: factor of the change; prompt_rows: of the rows.", rich_help_panel=_TEXT
+        ),
     ] = None,
     density: Annotated[
         float | None, typer.Option(help="ties, dare: share of each party's changes kept.", rich_help_panel=_TEXT)
@@ -90,29 +95,23 @@ def run(
     elect: Annotated[
         bool | None, typer.Option(help="dare: merge what is kept as ties does.", rich_help_panel=_TEXT)
     ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Experts a token.", rich_help_panel=_TEXT)] = None,
-    renormalise: Annotated[
-        bool | None, typer.Option(help="learned_rows: rescale top-k weights to sum to 1.", rich_help_panel=_TEXT)
-    ] = None,
-    bias: Annotated[
-        bool | None, typer.Option(help="learned_rows: use the parties' negative biases.", rich_help_panel=_TEXT)
-    ] = None,
-    features: Annotated[
-        str | None, typer.Option(help="Evidence: tokens or bigrams. [default: bigrams]", rich_help_panel=_TEXT)
-    ] = None,
-    temperature: Annotated[float | None, typer.Option(help="Divides log-likelihoods.", rich_help_panel=_TEXT)] = None,
-    half_life: Annotated[
-        float | None, typer.Option(help="Evidence: tokens until evidence counts half.", rich_help_panel=_TEXT)
-    ] = None,
-    floor: Annotated[
-        float | None, typer.Option(help="Evidence: 'none of them', nats above uniform noise.", rich_help_panel=_TEXT)
-    ] = None,
-    minimum_weight: Annotated[
-        float | None, typer.Option(help="Evidence: smaller weights are dropped.", rich_help_panel=_TEXT)
-    ] = None,
-    smoothing: Annotated[
-        float | None, typer.Option(help="Evidence: pseudo-count of each token.", rich_help_panel=_TEXT)
-    ] = None,
+    top_k: opt.TopK = None,
+    renormalise: opt.Renormalise = None,
+    bias: opt.Bias = None,
+    covariance: opt.Covariance = None,
+    offsets: opt.Offsets = None,
+    prompts: opt.PromptFile = None,
+    pool: opt.Pool = None,
+    rows: opt.Rows = None,
+    rows_share: opt.RowsShare = None,
+    features: opt.Features = None,
+    temperature: opt.Temperature = None,
+    half_life: opt.HalfLife = None,
+    switching: opt.Switching = None,
+    floor: opt.Floor = None,
+    bound: opt.Bound = None,
+    minimum_weight: opt.MinimumWeight = None,
+    smoothing: opt.Smoothing = None,
     n_experts: Annotated[
         int | None, typer.Option(help="reduction: K. [default: the shortest description]", rich_help_panel=_TABLES)
     ] = None,
@@ -182,7 +181,8 @@ def run(
         str | None, typer.Option(help="gaussian_head: naive_bayes, lda or qda.", rich_help_panel=_NETWORKS)
     ] = None,
     shrinkage: Annotated[
-        float | None, typer.Option(help="gaussian_head: of covariances, 0 to 1.", rich_help_panel=_NETWORKS)
+        float | None,
+        typer.Option(help="gaussian_head, residual_lda: of covariances, 0 to 1.", rich_help_panel=_NETWORKS),
     ] = None,
     trust: TrustFile = None,
     revocations: Revocations = None,
@@ -198,10 +198,17 @@ def run(
         "top_k": top_k,
         "renormalise": renormalise,
         "bias": bias,
+        "covariance": covariance,
+        "offsets": offsets,
+        "pool": pool,
+        "rows": rows,
+        "share": rows_share,
         "features": features,
         "temperature": temperature,
         "half_life": half_life,
+        "switching": switching,
         "floor": floor,
+        "bound": bound,
         "minimum_weight": minimum_weight,
         "smoothing": smoothing,
         "weights": weights(weight) if weight else None,
@@ -225,7 +232,7 @@ def run(
         "form": form,
         "shrinkage": shrinkage,
     }
-    options = {name: value for name, value in stated.items() if value is not None}
+    options = {name: value for name, value in stated.items() if value is not None} | opt.prompts_of(prompts)
     whom = trusted(trust, revocations)
     given = partial(_given, contributions, max_bytes, include, whom)
     of_text: dict[str, object] = {"--base": base, "--base-name": base_name, "--public": public, "--layout": layout}
@@ -243,7 +250,7 @@ def run(
             raise typer.BadParameter("--layout is portable or native")
         language = make_method(method, options | ({"include": tuple(include)} if include else {}))
         opened = _opened(base, method)
-        described = _public(public or [], opened, whom)
+        described = _public(public or [], opened, whom, moments="moments" in language.needs())
         result = _text(given(), language, opened, described, base_name, layout, out, overwrite)
     if json:
         print_json(result)
@@ -261,11 +268,11 @@ def _given(
     return given
 
 
-def _public(paths: list[Path], base: Base, trust: Trust | None) -> PublicText | Contribution | None:
+def _public(paths: list[Path], base: Base, trust: Trust | None, *, moments: bool) -> PublicText | Contribution | None:
     """What describes public text; a contribution is trusted like any other."""
     from quiltwork.contribution.sealed import Contribution
 
-    public = public_text(paths, base)
+    public = public_text(paths, base, moments=moments)
     if trust is not None and isinstance(public, Contribution):
         trust.require([public])
     return public

@@ -164,18 +164,26 @@ def read_contributions(paths: Sequence[Path], max_bytes: int | None = None) -> l
     return [read(path, max_bytes=max_bytes) for path in paths]
 
 
-def public_text(paths: Sequence[Path], base: Base) -> PublicText | Contribution | None:
-    """What describes public text: a contribution with histograms, or text files to count here."""
+def public_text(paths: Sequence[Path], base: Base, *, moments: bool = False) -> PublicText | Contribution | None:
+    """What describes public text: a contribution of statistics, or text files to count here.
+
+    Args:
+        paths: the contribution's directory, or files.
+        base: whose tokenizer counts.
+        moments: take residual moments of text files too; the base reads some of them.
+    """
     from quiltwork.contribution.manifest import FILE
     from quiltwork.contribution.store import read
-    from quiltwork.party.contribute import text_histograms
+    from quiltwork.party.contribute import text_histograms, text_moments
     from quiltwork.party.fragment import open_fragment
 
     if not paths:
         return None
     if len(paths) == 1 and (paths[0] / FILE).exists():
         return read(paths[0])
-    return text_histograms(base, open_fragment(list(paths)))
+    fragment = open_fragment(list(paths))
+    found = text_histograms(base, fragment)
+    return {**found, "moments": text_moments(base, fragment)} if moments else found
 
 
 def documents_of(paths: Sequence[Path], limit: int | None = None) -> list[str]:

@@ -18,7 +18,7 @@ each is read and not counted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from quiltwork.compose.router import require_positive, require_top_k
 from quiltwork.compose.statistics import PublicText
+from quiltwork.contribution.fields import owner_of
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import InvalidOption
 from quiltwork.models.base import Base
@@ -57,7 +58,7 @@ class PromptRows:
     """Router of rows from prompts.
 
     Attributes:
-        prompts: by party; a party that takes part must have some.
+        prompts: by party; a party that takes part must have some, its owner's if it is one of several of one owner.
         negative: prompts that are negative for every party: text that the base should answer.
         pool: ``"mean"`` over the tokens of a prompt, or its ``"last"`` token alone.
         scale: logit at one typical step from the middle.
@@ -65,7 +66,7 @@ class PromptRows:
         renormalise: rescale the top-k weights to sum to one.
     """
 
-    prompts: Mapping[str, Prompts]
+    prompts: Mapping[str, Prompts] = field(default_factory=dict)
     negative: tuple[str, ...] = ()
     pool: Literal["mean", "last"] = "mean"
     scale: float = 1.0
@@ -111,7 +112,7 @@ class PromptRows:
             InvalidOption: a party has no prompts, or its two kinds of prompts cannot be told apart.
         """
         for contribution in members:
-            if contribution.party not in self.prompts:
+            if self._of(contribution.party) is None:
                 raise InvalidOption(
                     f"party '{contribution.party}'",
                     why="there are no prompts for it",
@@ -122,8 +123,12 @@ class PromptRows:
         rows = {c.party: self._rows(c.party, base, reader, shared) for c in members}
         return Rows(rows=rows, offsets={}, top_k=self.top_k, renormalise=self.renormalise, weights=weights)
 
+    def _of(self, party: str) -> Prompts | None:
+        return self.prompts.get(party) or self.prompts.get(owner_of(party))
+
     def _rows(self, party: str, base: Base, reader: _Reader, shared: list[list[Floats]]) -> list[Source]:
-        given = self.prompts[party]
+        given = self._of(party)
+        assert given is not None
         positive = [reader.read(text) for text in given.positive]
         negative = [*(reader.read(text) for text in given.negative), *shared]
         found = []

@@ -34,16 +34,19 @@ from quiltwork.contribution.kinds import (
     Statistic,
     StatisticsMethod,
     TokenHistogramStatistic,
+    TrigramHistogramStatistic,
 )
 from quiltwork.contribution.manifest import BaseReference, TrainingSummary
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.store import Draft, read, write
 from quiltwork.errors import InvalidOption, StorageError
+from quiltwork.evidence import trigrams
 from quiltwork.evidence.bigrams import CELLS, document_cells
 from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.evidence.release import ReleaseRule
 from quiltwork.models.base import Base, separator_id
-from quiltwork.models.residual import Second, residual_moments
+from quiltwork.models.residual import ResidualMoments, Second, residual_moments
+from quiltwork.models.sources import Source
 from quiltwork.party.fragment import Fragment
 from quiltwork.party.proxies import ProxyChoice, chosen_proxies
 from quiltwork.party.scopes import FFNScope, Scope
@@ -66,6 +69,9 @@ NARROWING_BLOCKS = 64
 MOMENT_BLOCKS = 512
 """Blocks of text that the residual moments average over."""
 
+MOMENT_LENGTH = 256
+"""Tokens of a block of public text that they average over."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -77,6 +83,7 @@ class Order:
         plan: how long to train each scope.
         tokens: the rule for releasing the token histogram, or None to release none.
         bigrams: the rule for releasing the histogram of hashed bigrams, or None to release none.
+        trigrams: the rule for releasing the histogram of hashed trigrams, or None to release none.
         moments: release first and second residual moments (``"full"`` or ``"diagonal"``), or None.
         proxies: the public documents to choose stand-ins from, and how; None names none.
         report_losses: state first and last training loss, which are figures of private text.
@@ -89,6 +96,7 @@ class Order:
     plan: TrainingPlan = field(default_factory=TrainingPlan)
     tokens: ReleaseRule | None = field(default_factory=lambda: ReleaseRule("exact"))
     bigrams: ReleaseRule | None = field(default_factory=lambda: ReleaseRule("exact"))
+    trigrams: ReleaseRule | None = None
     moments: Second | None = None
     proxies: ProxyChoice | None = None
     report_losses: bool = True
@@ -107,7 +115,7 @@ class Order:
                     why=f"'{forms[0]}' and '{forms[1]}' are two forms of one expert",
                     mend="Choose one of the two, or make two contributions, each with a share of its own.",
                 )
-        if not names and not any((self.tokens, self.bigrams, self.moments, self.proxies)):
+        if not names and not any((self.tokens, self.bigrams, self.trigrams, self.moments, self.proxies)):
             raise InvalidOption(
                 "an empty order", why="it releases nothing", mend="Choose a scope, a histogram, moments or proxies."
             )
@@ -238,7 +246,16 @@ def text_histograms(base: Base, texts: Fragment | Iterable[str]) -> dict[str, To
     return {
         "tokens": TokenHistogram.from_documents(ids, base.vocabulary_size),
         "bigrams": TokenHistogram.from_documents(document_cells(ids, base.separator), CELLS),
+        "trigrams": TokenHistogram.from_documents(trigrams.document_cells(ids, base.separator), CELLS),
     }
+
+
+def text_moments(base: Base, texts: Fragment | Iterable[str], *, second: Second = "full") -> ResidualMoments:
+    """Residual moments of public text, taken with the base; for a composer who describes it without a contribution."""
+    blocks = islice(pack(tokenised(texts, base.load_tokenizer()), MOMENT_LENGTH, base.separator), MOMENT_BLOCKS)
+    batches = (np.stack(batch) for batch in _batched(blocks, 8))
+    tensors, rows = residual_moments(base.load_model(), batches, second=second)
+    return ResidualMoments.of({name: Source.of(tensor) for name, tensor in tensors.items()}, rows)
 
 
 def block_stream(
@@ -303,6 +320,11 @@ def _summarise(
         cells = document_cells(documents(), separator)
         tensors["bigrams.counts"], priced = _histogram(order.bigrams, cells, CELLS, "bigrams")
         statistics.append(BigramHistogramStatistic(cells=CELLS))
+        events += priced
+    if order.trigrams is not None:
+        cells = trigrams.document_cells(documents(), separator)
+        tensors["trigrams.counts"], priced = _histogram(order.trigrams, cells, CELLS, "trigrams")
+        statistics.append(TrigramHistogramStatistic(cells=CELLS))
         events += priced
     if order.moments is not None:
         blocks = islice(pack(documents(), order.plan.sequence_length, separator), MOMENT_BLOCKS)

@@ -76,6 +76,7 @@ def run(
         ),
     ] = "exact",
     bigrams: Annotated[str, typer.Option(help="Histogram of hashed bigrams: as for --tokens.")] = "exact",
+    trigrams: Annotated[str, typer.Option(help="Histogram of hashed trigrams: as for --tokens.")] = "none",
     moments: Annotated[str, typer.Option(help="Residual moments: none, diagonal or full.")] = "none",
     proxies: Annotated[
         list[Path] | None,
@@ -132,6 +133,7 @@ def run(
         ),
         tokens=None if tokens == "none" else release_rule(tokens),
         bigrams=None if bigrams == "none" else release_rule(bigrams),
+        trigrams=None if trigrams == "none" else release_rule(trigrams),
         moments=moments_by_name(moments),
         proxies=ProxyChoice(documents_of(proxies), proxy_documents, proxy_diversity) if proxies else None,
         report_losses=losses,
