@@ -174,13 +174,15 @@ def public_text(paths: Sequence[Path], base: Base, *, moments: bool = False) -> 
     """
     from quiltwork.contribution.manifest import FILE
     from quiltwork.contribution.store import read
-    from quiltwork.party.contribute import text_histograms, text_moments
-    from quiltwork.party.fragment import open_fragment
 
     if not paths:
         return None
     if len(paths) == 1 and (paths[0] / FILE).exists():
         return read(paths[0])
+    # the owner's side counts, and brings torch with it
+    from quiltwork.party.contribute import text_histograms, text_moments
+    from quiltwork.party.fragment import open_fragment
+
     fragment = open_fragment(list(paths))
     found = text_histograms(base, fragment)
     return {**found, "moments": text_moments(base, fragment)} if moments else found
