@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -32,9 +32,31 @@ from quiltwork.errors import AlteredContribution, MalformedContribution
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import Buffer
 
 CHUNK = 2**20
-Array: TypeAlias = "torch.Tensor | np.ndarray"
+
+
+@runtime_checkable
+class Streamed(Protocol):
+    """A tensor that is read when it is written, in pieces, so that no contribution need fit into memory."""
+
+    @property
+    def dtype(self) -> Dtype:
+        """Element type in the words of safetensors."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        ...
+
+    def pieces(self) -> Iterator[Buffer]:
+        """Its little-endian bytes in C order; each piece holds whole elements."""
+        ...
+
+
+Array: TypeAlias = "torch.Tensor | np.ndarray | Streamed"
 
 # dtype -> integer of the same width, exponent bits
 _EXPONENTS: Mapping[str, tuple[str, int]] = {
@@ -60,8 +82,11 @@ def type_of(name: str, array: Array) -> tuple[Dtype, tuple[int, ...]]:
         MalformedContribution: not a dense floating-point tensor with data, or an empty one.
     """
     what = f"tensor {shown(name)}"
+    dtype: Dtype | None
     if isinstance(array, np.ndarray):
         dtype = _NUMPY_NAMES.get(array.dtype.name)
+    elif isinstance(array, Streamed):
+        dtype = array.dtype
     else:
         dtype = _torch_dtype(what, array)
     if dtype is None:
@@ -90,15 +115,19 @@ def _torch_dtype(what: str, array: object) -> Dtype | None:
     return _TORCH_NAMES.get(str(array.dtype))
 
 
-def _raw(array: Array) -> memoryview:
+def _pieces(array: Array) -> Iterator[memoryview]:
     """The little-endian bytes of a tensor, copied only where they are not contiguous in memory already."""
+    if isinstance(array, Streamed):
+        yield from (memoryview(piece).cast("B") for piece in array.pieces())
+        return
     if isinstance(array, np.ndarray):
         little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        return little.reshape(-1).view(np.uint8).data
-    import torch
+        raw = little.reshape(-1).view(np.uint8).data
+    else:
+        import torch
 
-    flat = array.detach().cpu().resolve_neg().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data
+        raw = array.detach().cpu().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    yield from (raw[start : start + CHUNK] for start in range(0, len(raw), CHUNK))
 
 
 def check_values(chunk: bytes | memoryview, need: Requirement | None, dtype: str) -> str | None:
@@ -120,7 +149,7 @@ def write(path: Path, tensors: Mapping[str, Array], needs: Mapping[str, Requirem
 
     Args:
         path: the file to make.
-        tensors: torch tensors or numpy arrays that `type_of` takes, by names that a manifest takes.
+        tensors: torch tensors, numpy arrays or what streams, by names that a manifest takes.
         needs: the requirement on each tensor, where there is one.
 
     Returns:
@@ -137,14 +166,14 @@ def write(path: Path, tensors: Mapping[str, Array], needs: Mapping[str, Requirem
     with open(path, "xb") as file:
         file.write(prefix)
         for name, span in header.layout(types).items():
-            digest = hashlib.sha256()
-            raw = _raw(tensors[name])
-            for start in range(0, len(raw), CHUNK):
-                chunk = raw[start : start + CHUNK]
+            digest, left = hashlib.sha256(), span.end - span.begin
+            for chunk in _pieces(tensors[name]):
                 _require_releasable(name, check_values(chunk, needs.get(name), span.dtype))
                 file.write(chunk)
                 digest.update(chunk)
                 whole.update(chunk)
+                left -= len(chunk)
+            _require_releasable(name, "is not as long as its shape says" if left else None)
             entries[name] = TensorEntry.model_validate(
                 {"dtype": span.dtype, "shape": span.shape, "digest": f"sha256:{digest.hexdigest()}"}
             )
