@@ -12,6 +12,7 @@ import torch
 
 from quiltwork.compose.method import compose
 from quiltwork.compose.mixture import MixtureOfExperts
+from quiltwork.compose.router_both import RowsAndEvidence
 from quiltwork.compose.router_evidence import PrefixEvidence
 from quiltwork.compose.router_rows import LearnedRows
 from quiltwork.contribution.sealed import Contribution
@@ -147,3 +148,17 @@ def test_the_matrix_keeps_what_was_counted(evident: Any, tiny_base: Callable[[st
         spans = found.routing[domain].spans
         total = sum(span.tokens * np.array(span.shares) for span in spans) / sum(span.tokens for span in spans)
         np.testing.assert_allclose(total, list(mean.values()), atol=1e-9)
+
+
+def test_rows_and_evidence_are_watched_where_they_meet(
+    tiny_base: Callable[[str], Base],
+    contributions: Callable[[str], list[Contribution]],
+    public_text: Callable[[str], Mapping[str, TokenHistogram]],
+) -> None:
+    base = tiny_base("llama")
+    method = MixtureOfExperts(RowsAndEvidence(LearnedRows(top_k=2), PrefixEvidence()))
+    model = compose(contributions("llama"), method, base, public=public_text("llama")).model()
+    assert routers(model) == [layer.mlp.router for layer in model.body.model.layers]
+    found = tallies(model, base)
+    assert [tally.weights.shape for tally in found] == [(4, 4)] * base.layers
+    assert all(tally.weights.sum() == pytest.approx(tally.tokens.sum(), rel=1e-5) for tally in found)

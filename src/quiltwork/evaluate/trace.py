@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from quiltwork.evaluate.routing import Tally
-from quiltwork.models.bank import ExpertBank, RowRouter
+from quiltwork.models.bank import ExpertBank
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,12 +30,17 @@ def _parameters(module: nn.Module) -> int:
 
 
 def routers(model: nn.Module) -> list[nn.Module]:
-    """The modules that decide: one a layer for rows, one for the whole model otherwise."""
+    """The modules that decide: one a layer for rows, one for the whole model otherwise.
+
+    Where rows and evidence are put together the rows' modules hold the result; the rows by which a mixture divides its
+    own share among the experts of its base decide nothing between parties.
+    """
     from quiltwork.models.evidence_router import EvidenceRouter
     from quiltwork.models.native.ensemble import MemberWeights
 
-    own = (RowRouter, EvidenceRouter, MemberWeights)
-    return [m for m in model.modules() if isinstance(m, own) or _is_portable(m)]
+    modules = list(model.modules())
+    rows = [m.router for m in modules if isinstance(m, ExpertBank) and m.router is not None]
+    return rows or [m for m in modules if isinstance(m, EvidenceRouter | MemberWeights) or _is_portable(m)]
 
 
 def _is_portable(module: nn.Module) -> bool:

@@ -1,0 +1,204 @@
+"""How contributions moved the base, tensor by tensor: sizes, outliers among them, and copies.
+
+For tensor g of contribution p with change d (weights less the base's; of an expert narrower than the base's
+feed-forward, which replaces rather than changes it, the weights themselves):
+
+    size(p, g) = rms(d) / rms(base g)          size(p): the same over all tensors together
+
+One party is held against the others: x = log size(p), m and s the median and 1.4826 times the median absolute deviation
+of the others' (s no less than ``LEAST_SPREAD``). Its size is far out where exp(x - m) > ``FACTOR`` and (x - m) / s >
+``DEVIATIONS``; a tensor likewise, if more of the change lies in it than in the average tensor. Only too large counts:
+small changes do no harm. A median is moved by a majority, not by fewer.
+
+Copies: the cosine of two changes, from at most ``SAMPLED`` numbers a tensor at places drawn from all contributions'
+digests, so that nobody knew them beforehand. Copies with small noise have a cosine near one; owners who trained apart
+from one base on text of one kind stay well below ``ALIKE``. Reordered neurons hide a copy from the cosine, and show in
+the size: a reordered change is as large as the weights.
+
+One tensor of each contribution is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quiltwork.compose.parts import ffn_tensors, full_deltas
+from quiltwork.contribution.kinds import provided
+from quiltwork.contribution.sealed import Contribution
+from quiltwork.evaluate.screen_record import Finding, Level, Likeness, Weights
+from quiltwork.models.base import Base
+from quiltwork.models.sources import Source
+
+FACTOR = 4.0
+DEVIATIONS = 4.0
+LEAST_SPREAD = 0.25
+ALIKE = 0.9
+SAMPLED = 2**16
+
+_ASK = "Ask the owner how it was trained; compose without it until that is clear."
+
+
+@dataclass
+class _Sums:
+    """Squares of one contribution's changes, and of the base's tensors that they belong to."""
+
+    tensors: dict[str, float] = field(default_factory=dict)
+    square: float = 0.0
+    reference: float = 0.0
+    shares: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def size(self) -> float:
+        return math.sqrt(self.square / self.reference) if self.reference else 0.0
+
+
+def weigh(
+    contributions: Sequence[Contribution], base: Base, parts: frozenset[str]
+) -> tuple[dict[str, Weights], list[Likeness]]:
+    """Sizes of all contributions' changes, and how alike each pair is.
+
+    Args:
+        contributions: experts that fit the base.
+        base: what they changed.
+        parts: which experts to look at, of ``ffn`` and ``full``.
+    """
+    sums = {c.party: _Sums() for c in contributions}
+    pairs = {pair: np.zeros(3) for pair in combinations(sums, 2)}
+    seed = hashlib.sha256("".join(sorted(c.digest for c in contributions)).encode()).digest()
+    tables = {c.party: _tensors(c, base, parts) for c in contributions}
+    for name in sorted({name for table in tables.values() for name in table}):
+        samples = {}
+        for party, table in tables.items():
+            if name in table:
+                samples[party] = _measure(sums[party], name, *table[name], seed)
+        for one, other in combinations(samples, 2):
+            _compare(pairs[one, other], samples[one], samples[other])
+    return _weights(sums), [_likeness(a, b, pairs[a.party, b.party]) for a, b in combinations(contributions, 2)]
+
+
+def _tensors(contribution: Contribution, base: Base, parts: frozenset[str]) -> dict[str, tuple[Source, Source, bool]]:
+    """By name: what the contribution holds, the base's tensor, and whether it is a difference already."""
+    found: dict[str, tuple[Source, Source, bool]] = {}
+    held = provided(contribution.parts) & parts
+    if "ffn" in held:
+        for (layer, role), expert in ffn_tensors(contribution, base).items():
+            own = base.tensors[base.family.ffn_name(layer, role)]
+            found[f"ffn.layers.{layer}.{role}"] = expert, own, False
+    if "full" in held:
+        found |= {
+            f"full.{name}": (delta, base.tensors[name], True) for name, delta in full_deltas(contribution, base).items()
+        }
+    return found
+
+
+def _measure(sums: _Sums, name: str, held: Source, own: Source, delta: bool, seed: bytes) -> NDArray[np.float64]:
+    """Add one tensor's squares; returns its change at the places that are compared."""
+    reference = own.load().double().numpy()
+    change = held.load().double().numpy()
+    if not delta and change.shape == reference.shape:
+        change = change - reference
+    squares = float(np.square(change).sum()), float(np.square(reference).mean()) * change.size
+    sums.square, sums.reference = sums.square + squares[0], sums.reference + squares[1]
+    sums.tensors[name] = math.sqrt(squares[0] / squares[1]) if squares[1] else 0.0
+    sums.shares[name] = squares[0]
+    flat = change.reshape(-1)
+    return flat if flat.size <= SAMPLED else flat[_places(flat.size, name, seed)]
+
+
+def _places(size: int, name: str, seed: bytes) -> NDArray[np.int64]:
+    key = int.from_bytes(hashlib.sha256(seed + name.encode()).digest()[:8], "big")
+    return np.random.default_rng([key, size]).integers(0, size, SAMPLED)
+
+
+def _compare(sums: NDArray[np.float64], one: NDArray[np.float64], other: NDArray[np.float64]) -> None:
+    if one.shape == other.shape:
+        sums += (one @ other, one @ one, other @ other)
+
+
+def _weights(sums: Mapping[str, _Sums]) -> dict[str, Weights]:
+    found = {}
+    for party, own in sums.items():
+        others = [
+            s.size for p, s in sums.items() if p != party and s.tensors.keys() & own.tensors.keys() and s.size > 0
+        ]
+        usual, deviations = _against(own.size, others)
+        found[party] = Weights(size=own.size, others=usual, deviations=deviations, tensors=own.tensors)
+    return found
+
+
+def _against(size: float, others: Sequence[float]) -> tuple[float | None, float | None]:
+    """The others' median, and robust standard deviations of log(size) above it."""
+    if not others or not size:
+        return None, None
+    logs = [math.log(other) for other in others]
+    middle = median(logs)
+    spread = max(1.4826 * median(abs(x - middle) for x in logs), LEAST_SPREAD)
+    return math.exp(middle), (math.log(size) - middle) / spread
+
+
+def _likeness(one: Contribution, other: Contribution, sums: NDArray[np.float64]) -> Likeness:
+    product, first, second = sums
+    cosine = float(product / math.sqrt(first * second)) if first > 0 and second > 0 else None
+    both = [_digests(c) for c in (one, other)]
+    common = both[0].keys() & both[1].keys()
+    same = [name for name in common if both[0][name] == both[1][name] and _says_something(one, name)]
+    return Likeness(parties=(one.party, other.party), cosine=cosine, identical=len(same), compared=len(common))
+
+
+def _digests(contribution: Contribution) -> dict[str, str]:
+    return {
+        name: entry.digest for file in contribution.manifest.payload.values() for name, entry in file.tensors.items()
+    }
+
+
+def _says_something(contribution: Contribution, name: str) -> bool:
+    """Whether a tensor is not all zeros, as of weights that nobody trained."""
+    return bool(contribution.tensor(name).any())
+
+
+def size_findings(weights: Mapping[str, Weights]) -> Iterator[tuple[str, Finding]]:
+    """What is far out, with the party whose it is."""
+    for party, own in weights.items():
+        if own.size == 0 and own.tensors:
+            yield party, _finding("note", "", "it changes nothing", "its expert is the base's own", "Leave it out.")
+        elif own.others is not None and own.deviations is not None and _far(own.size / own.others, own.deviations):
+            what = (
+                f"its change is {own.size:.3g} of the base's weights, where {own.others:.3g} is usual among the others"
+            )
+            why = "scaled weights, a diverged training or reordered neurons look like that"
+            yield party, _finding("look", "", what, why, _ASK)
+        else:
+            yield from ((party, finding) for finding in _tensor_findings(party, weights))
+
+
+def _far(factor: float, deviations: float) -> bool:
+    return factor > FACTOR and deviations > DEVIATIONS
+
+
+def _tensor_findings(party: str, weights: Mapping[str, Weights]) -> Iterator[Finding]:
+    """The tensor that is farthest out, where one is; of the change more must lie in it than in the average tensor."""
+    own = weights[party]
+    mean = math.sqrt(sum(size**2 for size in own.tensors.values()) / max(len(own.tensors), 1))
+    worst: tuple[float, str, float] | None = None
+    for name, size in own.tensors.items():
+        others = [w.tensors[name] for p, w in weights.items() if p != party and w.tensors.get(name, 0) > 0]
+        usual, deviations = _against(size, others)
+        if usual is None or deviations is None or size <= mean or not _far(size / usual, deviations):
+            continue
+        worst = max(worst or (0.0, "", 0.0), (size / usual, name, usual))
+    if worst is not None:
+        _, name, usual = worst
+        what = f"the change of {name} is {own.tensors[name]:.3g} of the base's, where {usual:.3g} is usual"
+        yield _finding("look", name, what, "one tensor moved out of all proportion to the others", _ASK)
+
+
+def _finding(level: Level, about: str, what: str, why: str, mend: str) -> Finding:
+    return Finding(check="norm", level=level, about=about, what=what, why=why, mend=mend)
