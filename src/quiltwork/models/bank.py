@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from quiltwork.errors import InvalidOption
+from quiltwork.models.dispatch import Share, combine, dispatch
 
 
 @dataclass
@@ -39,6 +40,21 @@ class Mixing:
 
     weights: Tensor | None = None
     log_prior: Tensor | None = None
+    _dispatched: tuple[Tensor, torch.dtype, tuple[Share, ...]] | None = field(default=None, repr=False)
+
+    def shares(self, dtype: torch.dtype) -> tuple[Share, ...]:
+        """What each expert answers under the weights, in some dtype; worked out in the first layer that asks.
+
+        Raises:
+            RuntimeError: no weights are set.
+        """
+        if self.weights is None:
+            raise RuntimeError("the model must set the mixing weights before its layers run")
+        known = self._dispatched
+        if known is None or known[0] is not self.weights or known[1] != dtype:
+            flat = self.weights.to(dtype).reshape(-1, self.weights.shape[-1])
+            known = self._dispatched = (self.weights, dtype, dispatch(flat))
+        return known[2]
 
 
 @dataclass
@@ -231,27 +247,23 @@ class ExpertBank(nn.Module):
         self.router = router if isinstance(router, RowRouter) else None
         self._mixing = router if isinstance(router, Mixing) else prior
 
-    def weights(self, x: Tensor) -> Tensor:
-        """Mixing weights ``[batch, tokens, experts]`` for router input ``x``."""
-        if self.router is not None:
-            log_prior = self._mixing.log_prior if self._mixing is not None else None
-            return self.router(x, log_prior)  # type: ignore[no-any-return]
+    def _shares(self, x: Tensor) -> tuple[Share, ...]:
+        """What each expert answers of the router input ``x``."""
+        if self.router is None:
+            assert self._mixing is not None
+            return self._mixing.shares(x.dtype) if self.own is None else self._divided(x, self.own)
+        log_prior = self._mixing.log_prior if self._mixing is not None else None
+        return dispatch(self.router(x, log_prior).reshape(-1, len(self.experts)))
+
+    def _divided(self, x: Tensor, own: RowRouter) -> tuple[Share, ...]:
+        """Shares where the base's weight is divided among its own experts."""
         assert self._mixing is not None
         if self._mixing.weights is None:
             raise RuntimeError("the model must set the mixing weights before its layers run")
         weights = self._mixing.weights.to(x.dtype)
-        if self.own is None:
-            return weights
-        return torch.cat([weights[..., :1] * self.own(x), weights[..., 1:]], dim=-1)
+        divided = torch.cat([weights[..., :1] * own(x), weights[..., 1:]], dim=-1)
+        return dispatch(divided.reshape(-1, len(self.experts)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixture of the experts' outputs; each expert sees only the tokens that give it weight."""
-        weights = self.weights(x).reshape(-1, len(self.experts))
-        tokens = x.reshape(-1, x.shape[-1])
-        result = torch.zeros_like(tokens)
-        for number, expert in enumerate(self.experts.values()):
-            chosen = weights[:, number].nonzero().squeeze(-1)
-            if len(chosen):
-                answer = expert(tokens[chosen]) * weights[chosen, number, None]
-                result = result.index_add(0, chosen, answer)
-        return result.reshape(x.shape)
+        return combine(list(self.experts.values()), self._shares(x), x)
