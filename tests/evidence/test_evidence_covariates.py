@@ -298,6 +298,8 @@ def test_arrays_and_back() -> None:
     [
         ((), "it describes no rows"),
         ((GaussianSummary(1, np.zeros(1), np.eye(1)), GaussianSummary(1, np.zeros(2), np.eye(2))), "different dim"),
+        ((GaussianSummary(1, np.full(1, 1e300), np.eye(1)),), "a number of 1e[+]100 or more"),
+        ((GaussianSummary(1, np.zeros(1), np.full((1, 1), 1e300)),), "a number of 1e[+]100 or more"),
         ((GaussianSummary(1, np.zeros(2), np.array([[1.0, 2.0], [2.0, 1.0]])),), "negative eigenvalue"),
         ((GaussianSummary(1, np.zeros(2), np.array([[0.0, 1.0], [1.0, 1.0]])),), "negative eigenvalue"),
         ((GaussianSummary(1, np.zeros(2), np.array([[1e12, 2.0], [2.0, 1e-12]])),), "negative eigenvalue"),

@@ -38,6 +38,9 @@ Array = NDArray[np.float64]
 MINIMUM_ROWS = 10
 """Fewest rows of a group, unless stated."""
 
+LARGEST = 1e100
+"""Numbers beyond this overflow in squares."""
+
 _SAMPLE = 20_000
 _DEGENERATE = 1e-6
 _ROUNDING = 1e-13
@@ -52,8 +55,8 @@ class CovariateSummary:
         parts: one summary a group, in raw units; at least one, all of one dimension.
 
     Raises:
-        InvalidOption: there is no part, dimensions differ, or a covariance is none (an eigenvalue below zero by more
-            than rounding).
+        InvalidOption: there is no part, dimensions differ, a number is so large that its square overflows, or a
+            covariance is none (an eigenvalue below zero by more than rounding).
     """
 
     parts: tuple[GaussianSummary, ...]
@@ -64,6 +67,8 @@ class CovariateSummary:
         if len({part.mean.size for part in self.parts}) > 1:
             raise _refused("a covariate summary", "its parts have different dimensions")
         for number, part in enumerate(self.parts):
+            if not all((np.abs(array) < LARGEST).all() for array in (part.mean, part.covariance)):
+                raise _refused(f"part {number} of a covariate summary", f"it holds a number of {LARGEST:g} or more")
             if not _is_covariance(part.covariance):
                 raise _refused(f"covariance {number}", "it has a negative eigenvalue, so no rows have it")
 
