@@ -26,7 +26,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+os.environ |= {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
 
 _TESTS = Path(__file__).parents[1] / "tests"
 sys.path[:0] = [str(_TESTS / "hostile"), str(_TESTS / "contribution")]
@@ -34,7 +39,7 @@ sys.path[:0] = [str(_TESTS / "hostile"), str(_TESTS / "contribution")]
 import torch  # noqa: E402
 from hostile_composing import composed  # noqa: E402
 from hostile_specimens import Sizes, write_specimens  # noqa: E402
-from hostile_trial import MAX_BYTES, MOST_GROWTH, MOST_SECONDS, Outcome, Range, limit_memory  # noqa: E402
+from hostile_trial import MAX_BYTES, MOST_GROWTH, MOST_SECONDS, Outcome, Range  # noqa: E402
 
 from quiltwork.contribution.manifest import BaseReference  # noqa: E402
 from quiltwork.models.base import Base, open_base  # noqa: E402
@@ -42,7 +47,6 @@ from quiltwork.models.tiny import TinySize, tiny_model, train_tokenizer  # noqa:
 
 PROCESSES = 2
 SAVE_EVERY = 1000
-ADDRESS_SPACE = 2**30
 _COMPANIONS = ("expert", "expert-share", "mixture-other")
 
 
@@ -117,7 +121,6 @@ def work(part: int, options: argparse.Namespace, specimens: dict[str, Path]) -> 
     with tempfile.TemporaryDirectory(dir=fast) as place:
         target = Range(specimens, Path(place), options.seed)
         tally = Tally(options.work / f"{options.seed}-{part}.json")
-        limit_memory(ADDRESS_SPACE)
         began, first = time.process_time(), tally.counts["done"]
         share = range(part, options.trials, PROCESSES)
         for done in range(first, len(share)):

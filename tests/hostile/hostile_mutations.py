@@ -25,6 +25,8 @@ HOSTILE: tuple[Any, ...] = (
     "acme.", ".code", "ffn", "expert", "full", "F32", "I64", "os.system", [], {}, [[]], [None], {"": {}},
     {"__class__": "os.system"}, {"$ref": "#"}, {"node": "x"}, {"kind": "identity"}, [0, 1], [2**40, 2**40],
 )  # fmt: skip
+_MOST_DATA = 2**20
+"""Bytes of data in a file built anew; a header may claim more."""
 _DTYPES = ("F64", "F32", "BF16", "F16", "I64", "BOOL", "F8_E4M3", "f32", "")
 _SNIPPETS = (
     b"", b"\xff", b"\x00", b"{", b"}", b"]" * 50, b"[" * 2000, b"NaN", b"-Infinity", b"1e999", b"9" * 9999, b'"a":1,',
@@ -64,10 +66,10 @@ def _near(rng: random.Random, value: Any) -> Any:
         at = rng.randrange(len(value) + 1)
         return rng.choice([
             value + rng.choice("a0.\n\t \x07\u200b"), value[:at] + value[at + 1 :], value.upper(), value[::-1],
-            value[:at] + rng.choice("abz019-_.") + value[at + 1 :], [value], value * 200,
+            value[:at] + rng.choice("abz019-_.") + value[at + 1 :], [value], value[:500] * 200,
         ])  # fmt: skip
     if isinstance(value, list):
-        return rng.choice([value[:-1], value * 2, value[::-1], [value], value + value[:1], value * 40_000])
+        return rng.choice([value[:-1], value * 2, value[::-1], [value], value + value[:1], value[:1] * 300])
     pairs = list(value.items())
     return rng.choice([dict(pairs[:-1]), {**value, "extra": 1}, pairs, [value], {k.upper(): v for k, v in pairs}])
 
@@ -230,7 +232,8 @@ def retype(rng: random.Random, folder: Folder, others: Sequence[Folder]) -> Fold
         prefix, places = header_of(tensors)
     except (KeyError, TypeError, ValueError):
         return folder
-    data = rng.randbytes(places[-1][2]) if rng.random() < 0.2 else bytes(places[-1][2])
+    size = min(places[-1][2], _MOST_DATA)
+    data = rng.randbytes(size) if rng.random() < 0.2 else bytes(size)
     return reseal({**folder, MANIFEST: _lax(manifest), name: prefix + data}, files=True, tensors=True)  # type: ignore[dict-item]
 
 

@@ -40,7 +40,7 @@ from quiltwork.errors import ContributionError
 
 MAX_BYTES = 2**26
 MOST_SECONDS = 10.0
-MOST_GROWTH = 2**27
+MOST_GROWTH = 2**28
 """Bytes of memory that reading one directory may take beyond what the process had before."""
 
 
@@ -164,7 +164,7 @@ class Range:
 def _read(path: Path) -> tuple[Contribution | None, str, str | None]:
     """The contribution, the name of the error, and what went wrong."""
     try:
-        with bounded(MOST_SECONDS), WATCH.on():
+        with bounded(MOST_SECONDS), limited_memory(2 * MOST_GROWTH), WATCH.on():
             found = store.read(path, max_bytes=MAX_BYTES)
     except ContributionError as error:
         plain = all(isinstance(part, str) and part for part in (error.what, error.why, error.mend))
@@ -197,11 +197,15 @@ def _unchanged(before: Sequence[tuple[str, int, int]], path: Path) -> str | None
     return None if _state(path) == before else "the directory was changed"
 
 
-def limit_memory(more: int) -> None:
+@contextmanager
+def limited_memory(more: int) -> Iterator[None]:
     """Let this process grow by ``more`` bytes of address space and no further."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + more
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 class Memory:
