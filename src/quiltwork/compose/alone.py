@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from quiltwork.compose.method import PublicText
-from quiltwork.compose.parts import body, ffn_tensors, full_deltas
+from quiltwork.compose.parts import body, ffn_tensors, full_deltas, twin
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import InvalidOption
 from quiltwork.models.assembly import Blend
@@ -56,13 +56,14 @@ class Alone:
             )
         (contribution,) = contributions
         if self.scope == "full":
-            deltas = full_deltas(contribution, base)
+            whole, deltas = body(base), full_deltas(contribution, base)
         else:
+            whole = twin(base)  # of a mixture, the dense model around the one expert
             deltas = {name: _zero(item) for name, item in base.tensors.items()}
             for (layer, role), expert in ffn_tensors(contribution, base).items():
                 item = base.tensors[base.family.ffn_name(layer, role)]
                 deltas[base.family.ffn_name(layer, role)] = _difference(padded(expert, item.shape), item)
-        return Blend(body(base), {contribution.party: deltas}, {contribution.party: 1.0})
+        return Blend(whole, {contribution.party: deltas}, {contribution.party: 1.0})
 
 
 def _zero(item: Source) -> Source:
