@@ -18,7 +18,7 @@ from quiltwork.compose.aligned_average import AlignedAverage
 from quiltwork.compose.ambient import AmbientMixture
 from quiltwork.compose.middle import Middle
 from quiltwork.compose.reduction import Reduction
-from quiltwork.compose.reopen import METHODS, open_any, open_table_composite
+from quiltwork.compose.reopen import open_any, open_table_composite, table_methods
 from quiltwork.compose.tables import Local, Solution, Table, TableMethod
 from quiltwork.composite import (
     PROVENANCE,
@@ -238,7 +238,7 @@ def test_what_it_is_can_be_asked_without_opening_it(saved: Path) -> None:
 
 
 def test_the_table_of_methods_names_each_as_it_names_itself() -> None:
-    for name, kind in METHODS.items():
+    for name, kind in table_methods().items():
         assert kind().name == name
 
 

@@ -13,18 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from quiltwork.compose.aligned_average import AlignedAverage
-from quiltwork.compose.ambient import AmbientMixture
-from quiltwork.compose.combine import Combine
 from quiltwork.compose.ensemble import Ensemble
-from quiltwork.compose.gaussian_head import GaussianHead
-from quiltwork.compose.middle import Middle
 from quiltwork.compose.mixture import MixtureOfExperts
-from quiltwork.compose.network_alone import NetworkAlone
-from quiltwork.compose.network_soup import NetworkSoup
-from quiltwork.compose.precision_average import PrecisionAverage
-from quiltwork.compose.reduction import Reduction
-from quiltwork.compose.stitch import Stitch
 from quiltwork.composite import (
     Composite,
     NetworkComposite,
@@ -34,33 +24,13 @@ from quiltwork.composite import (
     open_composite,
     saved_kind,
 )
-from quiltwork.composite.network_files import read_network
 from quiltwork.composite.provenance import PROVENANCE, read_provenance
 from quiltwork.composite.saved import options_of
-from quiltwork.composite.table_files import read_table
 from quiltwork.contribution.canonical import encode
 from quiltwork.errors import CheckpointError, CompatibilityError, ContributionError, InvalidOption
 
 if TYPE_CHECKING:
     from quiltwork.contribution.trust import Trust
-
-METHODS: Mapping[str, type[TableMethod]] = {
-    "aligned_average": AlignedAverage,
-    "ambient": AmbientMixture,
-    "middle": Middle,
-    "precision_average": PrecisionAverage,
-    "reduction": Reduction,
-}
-"""Methods over tables by the name in provenance."""
-
-NETWORK_METHODS: Mapping[str, type[NetworkMethod]] = {
-    "combine": Combine,
-    "gaussian_head": GaussianHead,
-    "network_alone": NetworkAlone,
-    "network_soup": NetworkSoup,
-    "stitch": Stitch,
-}
-"""Methods over networks by the name in provenance."""
 
 LANGUAGE_METHODS: Mapping[str, type[Ensemble] | type[MixtureOfExperts]] = {
     "btm": Ensemble,
@@ -75,6 +45,40 @@ LANGUAGE_METHODS: Mapping[str, type[Ensemble] | type[MixtureOfExperts]] = {
 """Methods whose language models others can join, by the name in provenance."""
 
 M = TypeVar("M")
+
+
+def table_methods() -> Mapping[str, type[TableMethod]]:
+    """Methods over tables by the name in provenance, imported when asked for: other kinds open without scipy."""
+    from quiltwork.compose.aligned_average import AlignedAverage
+    from quiltwork.compose.ambient import AmbientMixture
+    from quiltwork.compose.middle import Middle
+    from quiltwork.compose.precision_average import PrecisionAverage
+    from quiltwork.compose.reduction import Reduction
+
+    return {
+        "aligned_average": AlignedAverage,
+        "ambient": AmbientMixture,
+        "middle": Middle,
+        "precision_average": PrecisionAverage,
+        "reduction": Reduction,
+    }
+
+
+def network_methods() -> Mapping[str, type[NetworkMethod]]:
+    """Methods over networks by the name in provenance, imported when asked for: other kinds open without torch."""
+    from quiltwork.compose.combine import Combine
+    from quiltwork.compose.gaussian_head import GaussianHead
+    from quiltwork.compose.network_alone import NetworkAlone
+    from quiltwork.compose.network_soup import NetworkSoup
+    from quiltwork.compose.stitch import Stitch
+
+    return {
+        "combine": Combine,
+        "gaussian_head": GaussianHead,
+        "network_alone": NetworkAlone,
+        "network_soup": NetworkSoup,
+        "stitch": Stitch,
+    }
 
 
 def open_any(path: str | Path, *, trust: Trust | None = None) -> Composite | TableComposite | NetworkComposite:
@@ -108,6 +112,8 @@ def open_table_composite(path: str | Path) -> TableComposite:
         CheckpointError: the directory is not a composite that quiltwork saved, was changed, or names a method or an
             option that this installation does not know.
     """
+    from quiltwork.composite.table_files import read_table
+
     saved = read_table(path)
     method = make_table_method(saved.method, saved.options, Path(path) / PROVENANCE)
     return TableComposite(method, saved.table, saved.locals, saved.provenance, saved.solution)
@@ -120,6 +126,8 @@ def open_network_composite(path: str | Path) -> NetworkComposite:
         CheckpointError: the directory is not a composite that quiltwork saved, was changed, names a method or an option
             that this installation does not know, or holds contributions that do not belong together.
     """
+    from quiltwork.composite.network_files import read_network
+
     where = Path(path) / PROVENANCE
     saved = read_network(path)
     method = make_network_method(saved.method, saved.options, where)
@@ -137,19 +145,19 @@ def make_table_method(name: str, options: Mapping[str, Any], where: Path) -> Tab
     """The method over tables of a name, with options as JSON has them.
 
     Args:
-        name: a key of ``METHODS``.
+        name: a key of ``table_methods()``.
         options: every field of the method's dataclass.
         where: the file that they are from, for messages.
 
     Raises:
         CheckpointError: there is no such method, or the options are not its own.
     """
-    return _made(METHODS, name, options, where)
+    return _made(table_methods(), name, options, where)
 
 
 def make_network_method(name: str, options: Mapping[str, Any], where: Path) -> NetworkMethod:
     """The method over networks of a name: as `make_table_method`."""
-    return _made(NETWORK_METHODS, name, options, where)
+    return _made(network_methods(), name, options, where)
 
 
 def make_language_method(name: str, options: Mapping[str, Any], where: Path) -> Ensemble | MixtureOfExperts:
