@@ -207,3 +207,38 @@ def test_a_record_of_other_files_is_refused(composed: Composed, tmp_path: Path) 
         forged = {**value, "files": files_}
         (place / "quiltwork.json").write_bytes(encode(forged | {"digest": digest_over(forged)}))
         refused("list", place, names=why)
+
+
+def test_a_pool_changes_no_byte(
+    base: Path, given: Mapping[str, Path], composed: Composed, public: Path, tmp_path: Path
+) -> None:
+    options = ("--base", base, "--method", "evidence_ffn", "--public", public, "--pool", tmp_path / "pool")
+    for name in ("cold", "warm"):
+        done("compose", *given.values(), *options, "--out", tmp_path / name)
+        assert files(tmp_path / name) == files(composed("evidence_ffn"))
+    done("verify", tmp_path / "warm")
+
+
+def test_what_a_pool_knows_is_not_read_but_checked_where_it_is_used(
+    base: Path, given: Mapping[str, Path], tmp_path: Path
+) -> None:
+    options = ("--base", base, "--pool", tmp_path / "pool", "--layout", "native")
+    place = tmp_path / "ash"
+    shutil.copytree(given["ash"], place)
+    compose = ("compose", place, given["birch"], *options, "--method", "learned_rows", "--out")
+    done(*compose, tmp_path / "cold")
+    flip(place / "full.safetensors")  # no part of this composition
+    done(*compose, tmp_path / "warm")
+    full = ("compose", place, given["birch"], *options, "--method", "btm", "--out", tmp_path / "btm")
+    refused(*full, names=("full.", "of party 'ash'"), mend="Fetch")
+    data = bytearray((place / "ffn.safetensors").read_bytes())
+    (place / "ffn.safetensors").write_bytes(data[:-8])
+    refused(*compose, tmp_path / "short", names=("ffn.safetensors", "are declared"))
+    data[9] ^= 1
+    (place / "ffn.safetensors").write_bytes(data)
+    refused(*compose, tmp_path / "header", names=("ffn.safetensors", "header"))
+
+
+def test_a_pool_is_for_language_models(machines, tmp_path: Path) -> None:
+    words = ("compose", machines["ash"], "--method", "middle", "--out", tmp_path / "out", "--pool", tmp_path / "pool")
+    refused(*words, names="--pool", mend="Leave it out")

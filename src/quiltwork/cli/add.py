@@ -14,6 +14,7 @@ from quiltwork.cli.trusting import Revocations, TrustFile, trusted
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
+    from quiltwork.composite import Composite
     from quiltwork.contribution.sealed import Contribution
     from quiltwork.contribution.trust import Trust
 
@@ -108,13 +109,19 @@ def _text(
     opened = open_base(base) if base is not None else None
     if public and opened is None:
         raise InvalidOption("--public", why="text is read with the base's tokenizer", mend="Give --base too.")
-    described = public_text(public, opened) if opened is not None else None
-    whole = joined_language(
-        open_composite(composed), late, base=opened, public=described, weights=weighted, trust=trust
-    )
+    early = open_composite(composed)
+    described = public_text(public, opened, moments=_takes_moments(early)) if opened is not None else None
+    whole = joined_language(early, late, base=opened, public=described, weights=weighted, trust=trust)
     whole.save(out, layout=saved_layout(composed), overwrite=overwrite, copy=copy)
     say(f"wrote {out}: {', '.join(whole.parties)}")
     return read_json(out / PROVENANCE) | {"path": str(out)}
+
+
+def _takes_moments(composite: Composite) -> bool:
+    """Whether the method of a composed model reads moments of public text."""
+    from quiltwork.compose.joining_language import remembered
+
+    return "moments" in remembered(composite, {}).needs()
 
 
 def _network(

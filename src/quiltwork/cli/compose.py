@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quiltwork.cli import networks
+from quiltwork.cli import networks, pooling
 from quiltwork.cli import routing_options as opt
 from quiltwork.cli.catalog import (
     LANGUAGE,
@@ -21,7 +21,7 @@ from quiltwork.cli.catalog import (
     make_network_method,
     make_table_method,
 )
-from quiltwork.cli.inputs import pair_of, print_json, public_text, read_contributions, say, weights
+from quiltwork.cli.inputs import pair_of, print_json, public_text, say, weights
 from quiltwork.cli.tables import told
 from quiltwork.cli.trusting import Revocations, TrustFile, trusted
 from quiltwork.errors import InvalidOption
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from quiltwork.contribution.sealed import Contribution
     from quiltwork.contribution.trust import Trust
     from quiltwork.models.base import Base
+    from quiltwork.models.pool import Pool
 
 NAME = "compose"
 HELP = """Compose contributions into one model.
@@ -80,6 +81,7 @@ def run(
             help="portable (plain transformers) or native. [default: portable if possible]", rich_help_panel=_TEXT
         ),
     ] = None,
+    pool: pooling.PoolDirectory = None,
     weight: Annotated[
         list[str] | None, typer.Option(help="PARTY=WEIGHT (or base=WEIGHT). Repeatable.", rich_help_panel=_TEXT)
     ] = None,
@@ -101,7 +103,7 @@ def run(
     covariance: opt.Covariance = None,
     offsets: opt.Offsets = None,
     prompts: opt.PromptFile = None,
-    pool: opt.Pool = None,
+    prompt_pool: opt.PromptPool = None,
     rows: opt.Rows = None,
     rows_share: opt.RowsShare = None,
     features: opt.Features = None,
@@ -200,7 +202,7 @@ def run(
         "bias": bias,
         "covariance": covariance,
         "offsets": offsets,
-        "pool": pool,
+        "pool": prompt_pool,
         "rows": rows,
         "share": rows_share,
         "features": features,
@@ -236,6 +238,7 @@ def run(
     whom = trusted(trust, revocations)
     given = partial(_given, contributions, max_bytes, include, whom)
     of_text: dict[str, object] = {"--base": base, "--base-name": base_name, "--public": public, "--layout": layout}
+    of_text["--pool"] = pool
     if is_table_method(method):
         _require_no_text(of_text, method)
         chosen = make_table_method(method, options)
@@ -249,20 +252,25 @@ def run(
         if layout not in (None, "portable", "native"):
             raise typer.BadParameter("--layout is portable or native")
         language = make_method(method, options | ({"include": tuple(include)} if include else {}))
-        opened = _opened(base, method)
+        opened, kept = _opened(base, method), pooling.opened(pool)
+        opened = opened if kept is None else kept.base(opened)
         described = _public(public or [], opened, whom, moments="moments" in language.needs())
-        result = _text(given(), language, opened, described, base_name, layout, out, overwrite)
+        result = _text(given(kept), language, opened, described, base_name, layout, out, overwrite, kept)
     if json:
         print_json(result)
 
 
 def _given(
-    paths: list[Path], max_bytes: int | None, include: Sequence[str] | None, trust: Trust | None
+    paths: list[Path],
+    max_bytes: int | None,
+    include: Sequence[str] | None,
+    trust: Trust | None,
+    pool: Pool | None = None,
 ) -> list[Contribution]:
-    """The contributions, of which those that take part are trusted."""
+    """The contributions, of which those that take part are trusted; what a pool knows is not read in full again."""
     from quiltwork.contribution.fields import is_named
 
-    given = read_contributions(paths, max_bytes)
+    given = pooling.read_known(paths, max_bytes, pool)
     if trust is not None:
         trust.require(c for c in given if not include or is_named(c.party, include))
     return given
@@ -287,6 +295,7 @@ def _text(
     layout: Any,
     out: Path,
     overwrite: bool,
+    pool: Pool | None,
 ) -> dict[str, Any]:
     """Compose and save a language model; what quiltwork.json says of it."""
     from quiltwork.compose.method import compose
@@ -297,7 +306,7 @@ def _text(
     if base_name is not None:
         composite = composite.with_base_name(base_name)
     written = layout or composite.default_layout()
-    composite.save(out, layout=written, overwrite=overwrite)
+    composite.save(out, layout=written, overwrite=overwrite, pool=pool)
     say(f"wrote {out}: {method.name} of {', '.join(composite.parties)} ({written})")
     if written == "native":
         say("load it with: import quiltwork; transformers.AutoModelForCausalLM.from_pretrained(...)")

@@ -29,7 +29,9 @@ PromptFile = Annotated[
         help="prompt_rows: TOML or JSON file, [PARTY] positive = [...], negative = [...].", rich_help_panel=PANEL
     ),
 ]
-Pool = Annotated[str | None, typer.Option(help="prompt_rows: mean or last token of a prompt.", rich_help_panel=PANEL)]
+PromptPool = Annotated[
+    str | None, typer.Option(help="prompt_rows: mean or last token of a prompt.", rich_help_panel=PANEL)
+]
 Rows = Annotated[
     str | None,
     typer.Option(

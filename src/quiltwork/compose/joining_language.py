@@ -74,7 +74,7 @@ def joined_language(
         composite.provenance.refuse_revoked(trust)
     composite.provenance.require_apart("adding to it")
     _require_absent(composite, contributions)
-    method = _remembered(composite, weights or {})
+    method = remembered(composite, weights or {})
     chosen = _base(composite, method, base)
     described = _described(composite, method, chosen, public)
     late = compose(contributions, method, chosen, public=described)
@@ -91,8 +91,13 @@ def _require_absent(composite: Composite, contributions: Sequence[Contribution])
             )
 
 
-def _remembered(composite: Composite, weights: Mapping[str, float]) -> Method:
-    """The method that those who join are composed by: the composite's, with the weights of the base and of theirs."""
+def remembered(composite: Composite, weights: Mapping[str, float]) -> Method:
+    """The method that those who join are composed by: the composite's, with the weights of the base and of theirs.
+
+    Raises:
+        InvalidOption: its options were not remembered, or it has no weights and some are given.
+        CheckpointError: the options are not its own.
+    """
     provenance = composite.provenance
     if provenance.options is None:
         raise InvalidOption(
@@ -133,7 +138,8 @@ def _base(composite: Composite, method: Method, given: Base | None) -> Base:
             mend="Give the base that the parties started from.",
         )
     body: DenseBody = composite.assembly.body
-    return Base(composite.origin.path, body.config, body.family, body.tensors, known=composite.provenance.base)
+    known = composite.provenance.base
+    return Base(composite.origin.path, body.config, body.family, body.tensors, known=known, own=body.own)
 
 
 def _runs_the_base(method: Method) -> bool:

@@ -1,0 +1,53 @@
+"""``--pool``: parties' files that are kept between compositions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quiltwork.cli.inputs import read_contributions
+
+if TYPE_CHECKING:
+    from quiltwork.contribution.sealed import Contribution
+    from quiltwork.models.pool import Pool
+
+PoolDirectory = Annotated[
+    Path | None,
+    typer.Option(
+        "--pool",
+        help="Keep the parties' files in this directory, and link them when they are composed again.",
+        rich_help_panel="Language models",
+    ),
+]
+"""``--pool`` where language models are composed."""
+
+
+def opened(path: Path | None) -> Pool | None:
+    """The pool that an option names.
+
+    Raises:
+        InvalidOption: the directory holds something else.
+    """
+    from quiltwork.models.pool import open_pool
+
+    return None if path is None else open_pool(path)
+
+
+def read_known(paths: Sequence[Path], max_bytes: int | None, pool: Pool | None) -> list[Contribution]:
+    """Contributions that were read in full, now or when the pool met them first."""
+    if pool is None:
+        return read_contributions(paths, max_bytes)
+    return [_known(path, max_bytes, pool) for path in paths]
+
+
+def _known(path: Path, max_bytes: int | None, pool: Pool) -> Contribution:
+    from quiltwork.contribution.store import read
+
+    found = read(path, max_bytes=max_bytes, in_full=False)
+    if not pool.knows(found.digest):
+        found = read(path, max_bytes=max_bytes)
+        pool.remember(found.digest)
+    return found
