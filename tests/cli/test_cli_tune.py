@@ -22,7 +22,7 @@ def test_rows_are_tuned_and_the_experts_files_stay(
     before = composed("learned_rows")
     out = done("tune", before, "--public", public, *QUICK, "--out", tmp_path / "tuned", "--json")
     assert out.json["parties"] == ["ash", "birch", "cedar"]
-    assert (out.json["tuned"]["what"], out.json["tuned"]["selection"]) == ("router", "all")
+    assert (out.json["tuned"]["what"], out.json["tuned"]["selection"]) == ("router", "none")
     left, right = files(before), files(tmp_path / "tuned")
     assert {name for name in left if left[name] != right[name]} == {"router.safetensors", "quiltwork.json"}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["tuned"]

@@ -25,7 +25,7 @@ The parties' experts stay bit for bit as they are; what changes is the router's 
 feed-forward blocks (`anchor`), or both; of a `btx` model everything (`all`). Beside the public text as it is, a few of
 its documents can stand in for each party (`--proxies`), each text in equal parts:
 
-- `all`: public text as it is, nobody stands in.
+- `none`: public text as it is, nobody stands in.
 - `evidence`: the documents that a party's released histogram explains better than public text's own.
 - `dpp`: such documents that also differ from each other.
 - `classifier`: those that the owner itself named (`quiltwork contribute expert --proxies`).
@@ -46,7 +46,7 @@ def run(
     public: Annotated[list[Path], typer.Option(help="Public text. Repeatable.")],
     out: Annotated[Path, typer.Option(help="Directory to write.")],
     what: Annotated[str, typer.Option(help="router, anchor, both or all.")] = "router",
-    proxies: Annotated[str, typer.Option(help="Stand-ins: all, evidence, dpp or classifier.")] = "all",
+    proxies: Annotated[str, typer.Option(help="Stand-ins: none, evidence, dpp or classifier.")] = "none",
     contribution: Annotated[
         list[Path] | None, typer.Option(help="Contribution of a party, for its stand-ins. Repeatable.")
     ] = None,
@@ -88,7 +88,7 @@ def run(
         save_every=save_every,
     )
     plan = TuningPlan(what, training, selection=proxies)  # type: ignore[arg-type]
-    chooser = None if proxies == "all" else ProxyPlan(proxies, documents, features)  # type: ignore[arg-type]
+    chooser = None if proxies == "none" else ProxyPlan(proxies, documents, features)  # type: ignore[arg-type]
     whom = trusted(trust, revocations)
     given = read_contributions(contribution or [], max_bytes)
     composite = open_composite(composed)

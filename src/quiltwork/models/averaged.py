@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from quiltwork.models.assembly import FFN, DenseBody, Experts, Layout, add_deltas
 from quiltwork.models.checkpoint import Checkpoint
+from quiltwork.models.families import Role
 from quiltwork.models.routers import Rows
 from quiltwork.models.sources import Source, Sources
 
@@ -73,7 +74,7 @@ class AveragedExperts:
         """
         return self.experts().checkpoint(layout)
 
-    def _places(self) -> dict[str, tuple[int, str]]:
+    def _places(self) -> dict[str, tuple[int, Role]]:
         """Layer and role of each feed-forward tensor, by its name in the base."""
         family = self.body.family
         layers = range(int(self.body.config["num_hidden_layers"]))

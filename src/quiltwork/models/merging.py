@@ -133,7 +133,7 @@ def _agreeing(kept: Sequence[Tensor], changes: Sequence[Change]) -> Tensor:
 
     stacked = torch.stack(list(kept))
     weights = stacked.new_tensor([c.weight for c in changes]).reshape(-1, *[1] * (stacked.dim() - 1))
-    return disjoint_merge(stacked * weights, calculate_majority_sign_mask(stacked))  # type: ignore[no-any-return]
+    return disjoint_merge(stacked * weights, calculate_majority_sign_mask(stacked))
 
 
 def check_rule(*, scale: float, density: float | None = None) -> None:

@@ -108,4 +108,4 @@ def _classifier(own: Sequence[str], public: Sequence[str]) -> Callable[[Sequence
     vectorizer = HashingVectorizer(n_features=FEATURES, ngram_range=(1, 2), alternate_sign=False)
     model = LogisticRegression(class_weight="balanced", max_iter=200)
     model.fit(vectorizer.transform([*own, *public]), [1] * len(own) + [0] * len(public))
-    return lambda texts: model.predict_proba(vectorizer.transform(texts))[:, 1]  # type: ignore[no-any-return]
+    return lambda texts: model.predict_proba(vectorizer.transform(texts))[:, 1]
