@@ -250,3 +250,18 @@ def test_the_future_does_not_leak_into_the_past() -> None:
     one, other = router(ids, None, None)[0], router(changed, None, None)[0]
     assert torch.equal(one[:, :7], other[:, :7])
     assert not torch.equal(one[:, 7:], other[:, 7:])
+
+
+def test_the_posterior_is_kept_and_made_anew_when_the_rows_change() -> None:
+    router = router_of(settings())
+    ids = torch.tensor([some_tokens(3, 6)])
+    first, _ = router(ids, None, None)
+    assert router.posterior() is router.posterior()
+    with torch.no_grad():
+        router.rows.copy_(router.rows.flip(0))
+    np.testing.assert_allclose(router(ids, None, None)[0][0].numpy(), by_hand(router, ids[0].tolist()), atol=1e-5)
+    assert not torch.equal(router(ids, None, None)[0], first)
+    with torch.inference_mode():
+        other = EvidenceRouter(settings())
+        other.rows = router.rows.clone()
+        assert torch.equal(other(ids, None, None)[0], router(ids, None, None)[0])

@@ -298,8 +298,12 @@ def _over_slots(logits: Tensor, slot: Sequence[int], slots: int) -> Tensor:
     columns = []
     for wanted in range(slots):
         votes = [h for h, voted in enumerate(slot) if voted == wanted]
-        part = log_weights[..., votes]
-        columns.append(part.logsumexp(dim=-1) if votes else torch.full_like(log_weights[..., 0], -math.inf))
+        if len(votes) == 1:
+            columns.append(log_weights[..., votes[0]])
+        elif votes:
+            columns.append(log_weights[..., votes].logsumexp(dim=-1))
+        else:
+            columns.append(torch.full_like(log_weights[..., 0], -math.inf))
     return torch.stack(columns, dim=-1)
 
 

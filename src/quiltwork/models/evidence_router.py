@@ -67,6 +67,7 @@ class EvidenceRouter(nn.Module):
         rows = self.slots - 1 + int(settings["public"])
         # float32 whatever the weights' type: rounded log-probabilities would add up over a prefix
         self.register_buffer("rows", torch.zeros(rows, settings["symbols"], dtype=torch.float32))
+        self._made: tuple[Tensor, int, PrefixPosterior] | None = None
 
     def _hypotheses(self) -> list[int]:
         """The slot that each hypothesis speaks for; the hypotheses are public, none of them, parties."""
@@ -74,7 +75,13 @@ class EvidenceRouter(nn.Module):
         return [*base, *range(1, self.slots)]
 
     def posterior(self) -> PrefixPosterior:
-        """The posterior that the rows and settings define."""
+        """The posterior that the rows and settings define, kept until the rows change."""
+        version = 0 if self.rows.is_inference() else self.rows._version
+        if self._made is None or self._made[0] is not self.rows or self._made[1] != version:
+            self._made = (self.rows, version, self._posterior())
+        return self._made[2]
+
+    def _posterior(self) -> PrefixPosterior:
         floor = self.settings["floor"]
         rows = self.rows
         if floor is not None:
@@ -112,10 +119,10 @@ class EvidenceRouter(nn.Module):
         if state is None:
             start = posterior.initial_state(ids.shape[0], ids.device)
             state = RouterState(start, torch.full_like(ids[:, :1], separator).repeat(1, 2))
-        real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
-        before, previous, last = _context(ids, state.last, real)
+        before, previous, last = _context(ids, state.last, mask)
         symbols = self._symbols(before, previous, ids)
-        log_weights, summed = posterior.advance(symbols, state.posterior, real & (ids != separator))
+        speaks = ids != separator
+        log_weights, summed = posterior.advance(symbols, state.posterior, speaks if mask is None else mask & speaks)
         return log_weights, RouterState(summed, last)
 
     def _symbols(self, before: Tensor, previous: Tensor, ids: Tensor) -> Tensor:
@@ -139,10 +146,12 @@ class EvidenceRouter(nn.Module):
         return kept / kept.sum(dim=-1, keepdim=True)  # type: ignore[no-any-return]
 
 
-def _context(ids: Tensor, last: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _context(ids: Tensor, last: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """The last but one and the last real token before each token ``[batch, tokens]``; the last two of all."""
-    # the tokens with the two before them, and for every place of these the place of the newest real token before it
     known = torch.cat([last, ids], dim=1)
+    if real is None:
+        return known[:, :-2], known[:, 1:-1], known[:, -2:]
+    # the tokens with the two before them, and for every place of these the place of the newest real token before it
     places = torch.arange(known.shape[1] + 1, device=ids.device).expand(len(ids), -1)
     taken = torch.cat([torch.ones_like(last, dtype=torch.bool), real], dim=1)
     newest = torch.where(taken, places[:, :-1], 0).cummax(dim=1).values
