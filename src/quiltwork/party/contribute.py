@@ -27,14 +27,8 @@ from torch import Tensor
 
 from quiltwork.contribution.fields import Card, PartyLabel, Short
 from quiltwork.contribution.kinds import (
-    BigramHistogramStatistic,
     ExpertMethod,
-    PublicProxiesStatistic,
-    ResidualMomentsStatistic,
-    Statistic,
     StatisticsMethod,
-    TokenHistogramStatistic,
-    TrigramHistogramStatistic,
 )
 from quiltwork.contribution.manifest import BaseReference, TrainingSummary
 from quiltwork.contribution.sealed import Contribution
@@ -48,11 +42,11 @@ from quiltwork.models.base import Base, separator_id
 from quiltwork.models.residual import ResidualMoments, Second, residual_moments
 from quiltwork.models.sources import Source
 from quiltwork.party.fragment import Fragment
-from quiltwork.party.proxies import ProxyChoice, chosen_proxies
+from quiltwork.party.proxies import ProxyChoice
 from quiltwork.party.scopes import FFNScope, Scope
 from quiltwork.party.software import versions
+from quiltwork.party.summaries import MOMENT_BLOCKS, batched, summarise
 from quiltwork.privacy.events import Event, ExactEvent
-from quiltwork.training.choosing import document_number
 from quiltwork.training.loop import TrainingPlan, TrainingResult, train
 from quiltwork.training.packing import epochs, pack
 
@@ -65,9 +59,6 @@ SHUFFLE_BUFFER = 32768
 
 NARROWING_BLOCKS = 64
 """Blocks of text by which the neurons of a narrow expert are chosen."""
-
-MOMENT_BLOCKS = 512
-"""Blocks of text that the residual moments average over."""
 
 MOMENT_LENGTH = 256
 """Tokens of a block of public text that they average over."""
@@ -186,7 +177,7 @@ def contribute(
     if processes is not None and not processes.is_main_process:
         processes.wait_for_everyone()
         return read(target)
-    statistics, events = _summarise(base, order, fragment, documents, separator_id(tokenizer), tensors)
+    statistics, events = summarise(base, order, fragment, documents, separator_id(tokenizer), tensors)
     draft = Draft(
         party=order.party,
         base=reference(base),
@@ -253,7 +244,7 @@ def text_histograms(base: Base, texts: Fragment | Iterable[str]) -> dict[str, To
 def text_moments(base: Base, texts: Fragment | Iterable[str], *, second: Second = "full") -> ResidualMoments:
     """Residual moments of public text, taken with the base; for a composer who describes it without a contribution."""
     blocks = islice(pack(tokenised(texts, base.load_tokenizer()), MOMENT_LENGTH, base.separator), MOMENT_BLOCKS)
-    batches = (np.stack(batch) for batch in _batched(blocks, 8))
+    batches = (np.stack(batch) for batch in batched(blocks, 8))
     tensors, rows = residual_moments(base.load_model(), batches, second=second)
     return ResidualMoments.of({name: Source.of(tensor) for name, tensor in tensors.items()}, rows)
 
@@ -286,7 +277,7 @@ def _train_scope(
 
     def text() -> Iterator[Tensor]:
         first = islice(blocks(), NARROWING_BLOCKS)
-        return (torch.from_numpy(np.stack(batch)) for batch in _batched(first, order.plan.batch_size))
+        return (torch.from_numpy(np.stack(batch)) for batch in batched(first, order.plan.batch_size))
 
     # the seed is set again inside ``train``; preparing draws nothing from the global generator
     scope.prepare(model, order.party, text)  # type: ignore[arg-type]
@@ -299,62 +290,6 @@ def _train_scope(
         label=f"{order.party}: {scope.name} expert",
         force_cpu=force_cpu,
     )
-
-
-def _summarise(
-    base: Base,
-    order: Order,
-    fragment: Fragment,
-    documents: Callable[[], Iterable[Sequence[int]]],
-    separator: int,
-    tensors: dict[str, Tensor],
-) -> tuple[list[Statistic], list[Event]]:
-    """Compute the declared statistics into ``tensors``; returns their declarations and events."""
-    statistics: list[Statistic] = []
-    events: list[Event] = []
-    if order.tokens is not None:
-        tensors["tokens.counts"], priced = _histogram(order.tokens, documents(), base.vocabulary_size, "tokens")
-        statistics.append(TokenHistogramStatistic())
-        events += priced
-    if order.bigrams is not None:
-        cells = document_cells(documents(), separator)
-        tensors["bigrams.counts"], priced = _histogram(order.bigrams, cells, CELLS, "bigrams")
-        statistics.append(BigramHistogramStatistic(cells=CELLS))
-        events += priced
-    if order.trigrams is not None:
-        cells = trigrams.document_cells(documents(), separator)
-        tensors["trigrams.counts"], priced = _histogram(order.trigrams, cells, CELLS, "trigrams")
-        statistics.append(TrigramHistogramStatistic(cells=CELLS))
-        events += priced
-    if order.moments is not None:
-        blocks = islice(pack(documents(), order.plan.sequence_length, separator), MOMENT_BLOCKS)
-        batches = (np.stack(batch) for batch in _batched(blocks, order.plan.batch_size))
-        values, rows = residual_moments(base.load_model(), batches, second=order.moments)
-        tensors |= values
-        statistics.append(
-            ResidualMomentsStatistic(layers=base.layers, hidden_size=base.hidden_size, second=order.moments, rows=rows)
-        )
-        events.append(ExactEvent(released="moments"))
-    if order.proxies is not None:
-        named = chosen_proxies(fragment.documents(), order.proxies, base.load_tokenizer())
-        tensors["proxies.documents"] = torch.tensor([document_number(text) for text in named], dtype=torch.float64)
-        statistics.append(PublicProxiesStatistic(documents=len(named)))
-        events.append(ExactEvent(released="proxies", note="public documents that resemble private ones"))
-    return statistics, events
-
-
-def _histogram(
-    rule: ReleaseRule, documents: Iterable[Sequence[int] | np.ndarray], symbols: int, part: str
-) -> tuple[Tensor, list[Event]]:
-    """Counts under a rule, and the events of their release."""
-    histogram, events = rule.release(documents, symbols)
-    return torch.from_numpy(histogram.counts.copy()), [e.model_copy(update={"released": part}) for e in events]
-
-
-def _batched(blocks: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
-    iterator = iter(blocks)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 def _method(scopes: Sequence[Scope], base: Base) -> ExpertMethod | StatisticsMethod:
