@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quiltwork.compose.agreeing import require_agreement
-from quiltwork.contribution.payload import check_values
 from quiltwork.errors import CheckpointError, InvalidOption
 from quiltwork.files import new_directory, require_absent
 from quiltwork.models.base import Base
@@ -31,6 +30,7 @@ from quiltwork.models.checkpoint import Checkpoint, TokenizerFiles, portable_con
 from quiltwork.models.sources import Source, total
 from quiltwork.progress import Progress
 from quiltwork.streaming.hashing import Hashing
+from quiltwork.streaming.numbers import all_finite
 from quiltwork.streaming.writing import write_tensors
 
 if TYPE_CHECKING:
@@ -198,9 +198,10 @@ def _finite(source: Source, name: str) -> Source:
 
     def pieces() -> Iterator[Buffer]:
         for piece in source.pieces():
-            if (problem := check_values(memoryview(piece), None, source.dtype)) is not None:
+            if not all_finite(piece, source.dtype):
                 mend = "See which model holds such values; of float16 a smaller scale may help."
-                raise CheckpointError(f"tensor '{name}' of the merged model", why=f"it {problem}", mend=mend)
+                why = "it holds a NaN or an infinity"
+                raise CheckpointError(f"tensor '{name}' of the merged model", why=why, mend=mend)
             yield piece
 
     return Source.streamed(source.dtype, source.shape, pieces)

@@ -29,6 +29,7 @@ from quiltwork.contribution.kinds import Dtype, Requirement
 from quiltwork.contribution.manifest import REWRITE
 from quiltwork.contribution.manifest_fields import PayloadFile, TensorEntry
 from quiltwork.errors import AlteredContribution, MalformedContribution
+from quiltwork.streaming.numbers import all_finite
 
 if TYPE_CHECKING:
     import torch
@@ -58,13 +59,6 @@ class Streamed(Protocol):
 
 Array: TypeAlias = "torch.Tensor | np.ndarray | Streamed"
 
-# dtype -> integer of the same width, exponent bits
-_EXPONENTS: Mapping[str, tuple[str, int]] = {
-    "F64": ("<u8", 0x7FF0_0000_0000_0000),
-    "F32": ("<u4", 0x7F80_0000),
-    "BF16": ("<u2", 0x7F80),
-    "F16": ("<u2", 0x7C00),
-}
 _NUMPY_NAMES: Mapping[str, Dtype] = {"float64": "F64", "float32": "F32", "float16": "F16"}
 _TORCH_NAMES: Mapping[str, Dtype] = {
     "torch.float64": "F64",
@@ -93,7 +87,7 @@ def type_of(name: str, array: Array) -> tuple[Dtype, tuple[int, ...]]:
         raise MalformedContribution(
             what,
             why=f"its dtype {array.dtype} does not leave",
-            mend=f"Convert it to one of {', '.join(_EXPONENTS)}.",
+            mend=f"Convert it to one of {', '.join(header.ITEM_BYTES)}.",
         )
     shape = tuple(int(size) for size in array.shape)
     if 0 in shape or len(shape) > header.MAX_RANK:
@@ -130,11 +124,9 @@ def _pieces(array: Array) -> Iterator[memoryview]:
     yield from (raw[start : start + CHUNK] for start in range(0, len(raw), CHUNK))
 
 
-def check_values(chunk: bytes | memoryview, need: Requirement | None, dtype: str) -> str | None:
+def check_values(chunk: bytes | memoryview, need: Requirement | None, dtype: Dtype) -> str | None:
     """What is wrong with some little-endian values of one dtype, in words; ``None`` if nothing is."""
-    unsigned, exponent = _EXPONENTS[dtype]
-    bits = np.frombuffer(chunk, dtype=unsigned)
-    if bool(((bits & exponent) == exponent).any()):
+    if not all_finite(chunk, dtype):
         return "holds a NaN or an infinity"
     if need is None or (np.isinf(need.least) and np.isinf(need.most)):
         return None

@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 _NATIVE: Mapping[str, np.dtype[Any]] = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
+# dtype -> integer of the same width, exponent bits
+_EXPONENTS: Mapping[str, tuple[str, int]] = {
+    "F64": ("<u8", 0x7FF0_0000_0000_0000),
+    "F32": ("<u4", 0x7F80_0000),
+    "BF16": ("<u2", 0x7F80),
+    "F16": ("<u2", 0x7C00),
+}
 
 
 def decode(data: Buffer, dtype: Dtype) -> Array:
@@ -53,6 +60,13 @@ def encode(values: Array, dtype: Dtype) -> Array:
             return flat.astype(_NATIVE[dtype]).view(np.uint8)
         narrow = flat.astype("<f4", copy=False)
     return _upper_halves(narrow).view(np.uint8)
+
+
+def all_finite(data: Buffer, dtype: Dtype) -> bool:
+    """True if no number is a NaN or an infinity: if no number's exponent bits are all ones."""
+    unsigned, exponent = _EXPONENTS[dtype]
+    bits = np.frombuffer(memoryview(data), unsigned)
+    return not bool(((bits & exponent) == exponent).any())
 
 
 def _upper_halves(narrow: Array) -> Array:
