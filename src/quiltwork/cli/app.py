@@ -27,6 +27,7 @@ from quiltwork.cli import (
     remove,
     report,
     revoke,
+    screen,
     sign,
     split,
     tune,
@@ -38,7 +39,7 @@ from quiltwork.errors import QuiltworkError
 _INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
 
-_MAKING = (demo, contribute, sign, inspect, verify, compose, tune, choose, add, remove, listing, revoke, merge)
+_MAKING = (demo, contribute, sign, inspect, verify, screen, compose, tune, choose, add, remove, listing, revoke, merge)
 _VERBS = (*_MAKING, evaluate, report, generate, predict, export, split)
 _BARE = {demo: True, contribute: False, split: False}
 """The verbs of several kinds, and whether the verb alone runs its first kind or shows the help."""
