@@ -116,6 +116,7 @@ class EvidenceRouter(nn.Module):
         """Log-posterior over slots, float32 ``[batch, tokens, slots]``, and the state; arguments as of `forward`."""
         posterior = self.posterior()
         separator = self.settings["separator"]
+        mask = None if mask is None or bool(mask.all()) else mask
         if state is None:
             start = posterior.initial_state(ids.shape[0], ids.device)
             state = RouterState(start, torch.full_like(ids[:, :1], separator).repeat(1, 2))
