@@ -240,3 +240,13 @@ def test_nobody_joins_a_tuned_or_averaged_composite(
         joined_language(open_composite(tmp_path / "tuned"), found[2:])
     with pytest.raises(ExportError, match="adding to it"):
         joined_language(open_composite(tmp_path / "btx"), found[2:])
+
+
+def test_the_card_says_that_nobody_leaves(tuned: Any, tmp_path: Path) -> None:
+    before, after = tuned(MixtureOfExperts(LearnedRows()), "router", training=replace(TRAINING, steps=1))
+    before.save(tmp_path / "before")
+    after.save(tmp_path / "after")
+    assert "quiltwork remove" in (tmp_path / "before" / "README.md").read_text()
+    card = (tmp_path / "after" / "README.md").read_text()
+    assert "Tuned on public text after composing (router)" in card
+    assert "quiltwork remove" not in card

@@ -22,7 +22,7 @@ from quiltwork.contribution.canonical import encode
 from quiltwork.contribution.fields import is_named
 from quiltwork.errors import ExportError, InvalidOption
 from quiltwork.files import new_directory
-from quiltwork.models.assembly import Assembly, Layout, require_party
+from quiltwork.models.assembly import Assembly, Blend, Layout, require_party
 from quiltwork.models.averaged import AveragedExperts
 from quiltwork.models.base import read_json
 from quiltwork.models.checkpoint import Checkpoint, Take, TokenizerFiles
@@ -201,9 +201,17 @@ class Composite:
             f"Composed with quiltwork from {len(self.parties)} contributions on one base. {use}\n\n"
             f"Base: {f'{name}, ' if name else ''}`{self.provenance.base}`\n\n"
             f"| party | contribution | licence |\n|---|---|---|\n{rows}\n\n"
-            f"The contributions' licences: {', '.join(licences)}. Taking a party out: "
-            "`quiltwork remove THIS_DIRECTORY --party NAME --out NEW_DIRECTORY`.\n"
+            f"The contributions' licences: {', '.join(licences)}. {self._leaving()}\n"
         )
+
+    def _leaving(self) -> str:
+        """What the card says of taking a party out."""
+        tuned = self.provenance.tuned
+        if tuned is not None:
+            return f"Tuned on public text after composing ({tuned.what}): no party can be taken out of it."
+        if self.provenance.averaged or isinstance(self.assembly, Blend):
+            return "It holds sums over the parties: without one of them it is composed again."
+        return "Taking a party out: `quiltwork remove THIS_DIRECTORY --party NAME --out NEW_DIRECTORY`."
 
 
 def open_composite(path: str | Path) -> Composite:
