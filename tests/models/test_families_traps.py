@@ -181,7 +181,7 @@ def test_trap_of_the_shared_expert(base_of: Bases, tmp_path: Path, monkeypatch: 
     assert config["shared_expert_intermediate_size"] == 0
     assert (config["decoder_sparse_step"], config["mlp_only_layers"]) == (1, [])
     assert config["moe_intermediate_size"] == config["intermediate_size"] == SIZE.intermediate
-    with safe_open(out / "shared.safetensors", "pt") as file:
+    with safe_open(out / "router.safetensors", "pt") as file:
         found = {name: tuple(file.get_tensor(name).shape) for name in file.keys() if ".1.mlp.shared" in name}  # noqa: SIM118
     assert found == {
         "model.layers.1.mlp.shared_expert.gate_proj.weight": (0, 32),

@@ -201,8 +201,8 @@ class Experts:
                     for (layer, role), source in ffn.items()
                 }
             )
-        shards[SHARED].update(self._idle())
-        shards[ROUTER] = {
+        # the idle tensors are made anew, and would keep a shared shard from being the same file as before
+        shards[ROUTER] = self._idle() | {
             moe.router.format(layer=layer): router.stacked(self.parties, layer)
             for layer in range(int(self.body.config["num_hidden_layers"]))
         }
