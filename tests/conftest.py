@@ -23,12 +23,13 @@ import pytest
 import torch
 from hypothesis import settings
 
+from quiltwork.compose.statistics import PublicText
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.store import read
-from quiltwork.evidence.histogram import TokenHistogram
+from quiltwork.evidence.release import ReleaseRule
 from quiltwork.models.base import Base, open_base
 from quiltwork.models.tiny import TinySize, tiny_model, train_tokenizer
-from quiltwork.party.contribute import Order, contribute, text_histograms
+from quiltwork.party.contribute import Order, contribute, text_histograms, text_moments
 from quiltwork.party.fragment import open_fragment
 from quiltwork.party.scopes import FFNScope, FullScope
 from quiltwork.training.loop import TrainingPlan
@@ -82,7 +83,7 @@ def fragments(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
 def contributions(
     tiny_base: Callable[[str], Base], fragments: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], list[Contribution]]:
-    """``contributions(family)``: one a party, with both scopes and both exact histograms, after a little training."""
+    """``contributions(family)``: one a party, with both scopes and every statistic, after a little training."""
 
     @cache
     def build(family: str) -> tuple[Contribution, ...]:
@@ -93,6 +94,8 @@ def contributions(
                 party=party,
                 scopes=(FFNScope(bias=-0.1), FullScope()),
                 plan=plan,
+                trigrams=ReleaseRule("exact"),
+                moments="full",
                 licence=f"LicenseRef-{party}",
             )
             # whoever asks first may be under torch.no_grad()
@@ -104,12 +107,13 @@ def contributions(
 
 
 @pytest.fixture(scope="session")
-def public_text(tiny_base: Callable[[str], Base]) -> Callable[[str], Mapping[str, TokenHistogram]]:
-    """``public_text(family)``: histograms of public text, a little of everything."""
+def public_text(tiny_base: Callable[[str], Base]) -> Callable[[str], PublicText]:
+    """``public_text(family)``: histograms and moments of public text, a little of everything."""
 
     @cache
-    def build(family: str) -> Mapping[str, TokenHistogram]:
-        texts = [text for party in PARTIES for text in documents(party)[:20]]
-        return text_histograms(tiny_base(family), [*texts, "a public page about nothing in particular"] * 2)
+    def build(family: str) -> PublicText:
+        base, some = tiny_base(family), [text for party in PARTIES for text in documents(party)[:20]]
+        texts = [*some, "a public page about nothing in particular"] * 2
+        return {**text_histograms(base, texts), "moments": text_moments(base, texts)}
 
     return build

@@ -41,7 +41,8 @@ from quiltwork.privacy.events import ExactEvent
 
 Bases = Callable[[str], Base]
 Parts = Callable[[str], list[Contribution]]
-EVENTS = tuple(ExactEvent(released=part) for part in ("ffn", "full", "tokens", "bigrams", "training"))
+RELEASED = ("ffn", "full", "tokens", "bigrams", "trigrams", "moments", "training")
+EVENTS = tuple(ExactEvent(released=part) for part in RELEASED)
 ROWS, EVIDENCE = MixtureOfExperts(LearnedRows()), MixtureOfExperts(PrefixEvidence(floor=0.0))
 
 
@@ -385,7 +386,10 @@ def test_histograms_of_other_lengths_are_refused(
 ) -> None:
     birch = contributions("olmo2")[1]
     short = {"bigrams.counts": np.ones(256)}
-    statistics = (TokenHistogramStatistic(), BigramHistogramStatistic(cells=256))
+    statistics = tuple(
+        BigramHistogramStatistic(cells=256) if isinstance(s, BigramHistogramStatistic) else s
+        for s in birch.manifest.statistics  # type: ignore[union-attr]
+    )
     found = hostile(tensors=short, statistics=statistics)
     assert birch.party == "birch"
     with pytest.raises(TensorMismatch, match="histogram of birch: it has 256 cells, and that of ash has 65536"):

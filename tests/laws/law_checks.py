@@ -20,20 +20,28 @@ from quiltwork.compose.dare import Dare
 from quiltwork.compose.ensemble import Ensemble
 from quiltwork.compose.method import Method, compose
 from quiltwork.compose.mixture import MixtureOfExperts
+from quiltwork.compose.router_both import RowsAndEvidence
 from quiltwork.compose.router_evidence import PrefixEvidence
+from quiltwork.compose.router_lda import ResidualLDA
+from quiltwork.compose.router_prompts import PromptRows, Prompts
 from quiltwork.compose.router_rows import LearnedRows
 from quiltwork.compose.soup import Soup
+from quiltwork.compose.statistics import PublicText
 from quiltwork.compose.task_arithmetic import TaskArithmetic
 from quiltwork.compose.ties import Ties
 from quiltwork.composite import Composite, open_composite
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.store import Draft, write
 from quiltwork.errors import ExportError
-from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.models.base import Base
 
 FAMILIES = ("olmo2", "llama")
 LAYOUTS = ("portable", "native")
+PROMPTS = {
+    "ash": Prompts(("the river and the ferry", "grey stones before noon")),
+    "birch": Prompts(("def return yield", "import class"), ("the ferry",)),
+    "cedar": Prompts(("the plaintiff and the court",)),
+}
 METHODS: Mapping[str, Method] = {
     "soup": Soup(),
     "task-arithmetic": TaskArithmetic(0.7),
@@ -49,7 +57,17 @@ METHODS: Mapping[str, Method] = {
     "rows-top2": MixtureOfExperts(LearnedRows(top_k=2)),
     "rows-bias": MixtureOfExperts(LearnedRows(bias=True)),
     "rows-weighted": MixtureOfExperts(LearnedRows(), weights={"base": 2.0}),
+    "lda": MixtureOfExperts(ResidualLDA(temperature=4.0)),
+    "lda-plain": MixtureOfExperts(ResidualLDA(temperature=4.0, offsets=False, top_k=2)),
+    "lda-public": MixtureOfExperts(ResidualLDA("public", temperature=4.0), weights={"base": 2.0}),
+    "lda-public-plain": MixtureOfExperts(ResidualLDA("public", temperature=4.0, offsets=False)),
+    "prompts": MixtureOfExperts(PromptRows(PROMPTS, ("a public page",))),
+    "prompts-last": MixtureOfExperts(PromptRows(PROMPTS, ("a public page",), "last", top_k=2), weights={"base": 2.0}),
+    "both": MixtureOfExperts(RowsAndEvidence(), weights={"base": 2.0}),
+    "both-lda": MixtureOfExperts(RowsAndEvidence(ResidualLDA(top_k=2), PrefixEvidence("trigrams"), 0.25)),
+    "both-bias": MixtureOfExperts(RowsAndEvidence(LearnedRows(bias=True), PrefixEvidence(switching=0.02), 0.5)),
     "evidence-ffn": MixtureOfExperts(PrefixEvidence()),
+    "evidence-ffn-switching": MixtureOfExperts(PrefixEvidence("trigrams", switching=0.02, bound=2.0)),
     "evidence-ffn-tokens": MixtureOfExperts(PrefixEvidence(features="tokens", half_life=9.0, floor=0.5)),
     "evidence-ffn-top1": MixtureOfExperts(PrefixEvidence(floor=0.0, top_k=1)),
     "evidence-full": MixtureOfExperts(PrefixEvidence(), scope="full"),
@@ -65,7 +83,7 @@ SEPARABLE = tuple(name for name in METHODS if name not in SUMS | {"btx", "btx-to
 """Methods whose saved model keeps every party apart."""
 
 Composer = Callable[..., Composite]
-Public = Mapping[str, TokenHistogram]
+Public = PublicText
 
 
 def files(directory: Path) -> dict[str, tuple[int, bytes]]:
