@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from quiltwork.compose.method import PublicText, chosen
-from quiltwork.compose.parts import body, full_deltas
+from quiltwork.compose.method import PublicText
+from quiltwork.compose.weight_space import blended
 from quiltwork.contribution.sealed import Contribution
-from quiltwork.errors import InvalidOption
 from quiltwork.models.assembly import Blend
 from quiltwork.models.base import Base
+from quiltwork.models.merging import Linear
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,5 @@ class Soup:
         contributions: Sequence[Contribution],
         public: PublicText,  # noqa: ARG002 - the signature of every method
     ) -> Blend:
-        """The blend; one pass over the tensors when it is loaded or written.
-
-        Raises:
-            InvalidOption: the base is given a weight.
-        """
-        if "base" in self.weights:
-            raise InvalidOption(
-                "a weight of 'base'",
-                why="a soup is the mean of the parties' models, and the base is none of them",
-                mend="Leave it out, or use an Ensemble, in which the base is a member.",
-            )
-        parties = chosen([c.party for c in contributions], self.include, self.weights)
-        deltas = {c.party: full_deltas(c, base) for c in contributions if c.party in parties}
-        return Blend(body(base), deltas, {p: float(self.weights.get(p, 1.0)) for p in parties})
+        """The blend; one pass over the tensors when it is loaded or written."""
+        return blended(base, contributions, self.weights, self.include, Linear())
