@@ -173,7 +173,7 @@ def test_a_format_that_cannot_hold_the_model_is_refused_with_the_nearest_choice(
 def test_weights_and_biases_need_the_native_format(base: Path, given: Mapping[str, Path], tmp_path: Path) -> None:
     for option in (("--weight", "ash=2"), ("--bias",)):
         arguments = command(base, given, tmp_path / "out", "learned_rows", *option)
-        refused(*arguments, "--layout", "portable", names="biases or unequal weights", mend="native")
+        refused(*arguments, "--layout", "portable", names="biases, offsets or unequal weights", mend="native")
         done(*arguments, "--overwrite")
         assert config(tmp_path / "out")["model_type"] == "quiltwork_moe"
 
@@ -212,7 +212,7 @@ def test_a_wrong_option_is_refused(
 @pytest.mark.parametrize(
     ("options", "names"),
     [
-        (("--features", "words"), ("words", "'tokens' or 'bigrams'")),
+        (("--features", "words"), ("words", "tokens, bigrams, trigrams")),
         (("--temperature", "0"), "temperature"),
         (("--half-life", "-1"), "half_life"),
         (("--minimum-weight", "2"), "minimum_weight"),

@@ -344,7 +344,11 @@ def test_routers_that_rows_cannot_hold_are_refused(
     moe = FAMILIES[family].moe.model_type
     cases = [
         (MixtureOfExperts(PrefixEvidence()), f"prefix-evidence router in a {moe} checkpoint", "LearnedRows"),
-        (MixtureOfExperts(LearnedRows(bias=True)), f"biases or unequal weights in a {moe}", "LearnedRows(bias=False)"),
+        (
+            MixtureOfExperts(LearnedRows(bias=True)),
+            f"biases, offsets or unequal weights in a {moe}",
+            "LearnedRows(bias=False)",
+        ),
         (MixtureOfExperts(LearnedRows(), weights={"ash": 2.0}), f"unequal weights in a {moe}", "equal weights"),
         (Ensemble("uniform"), "ensemble of whole models in a portable", "LearnedRows"),
         (MixtureOfExperts(PrefixEvidence(), scope="full"), "ensemble of whole models in a portable", "Soup"),

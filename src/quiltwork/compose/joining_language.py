@@ -153,7 +153,7 @@ def _described(composite: Composite, method: Method, base: Base, given: PublicTe
         check_base(given, base)
         given = described_by(given, base)
     if given is not None:
-        if public_digest(given) != composite.provenance.public:
+        if public_digest(given, method.needs()) != composite.provenance.public:
             raise InvalidOption(
                 "the public text",
                 why="it is not what the model was composed with, and those who join would be measured otherwise",

@@ -206,7 +206,7 @@ def _compose_language(
         entries,
         options=_options(method, assembly.parties),
         averaged=isinstance(assembly, AveragedExperts),
-        public=public_digest(public or {}),
+        public=public_digest(public or {}, method.needs()),
     )
     return Composite(assembly, provenance, TokenizerFiles.of(base))
 

@@ -1,4 +1,4 @@
-"""The name of a description of public text: one digest over all that routers may read in it.
+"""The name of a description of public text: one digest over all that a method reads in it.
 
     SHA-256( canonical JSON of { part: { array: SHA-256 of its little-endian bytes } } )
 
@@ -8,6 +8,7 @@ A composed model keeps it, so that whoever joins later is measured against the s
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 
 from quiltwork.compose.statistics import PublicText
 from quiltwork.contribution.canonical import encode
@@ -17,11 +18,15 @@ from quiltwork.models.residual import ResidualMoments
 from quiltwork.models.sources import Source
 
 
-def public_digest(public: PublicText) -> str | None:
-    """The digest of a description; None of an empty one."""
-    if not public:
-        return None
-    return FileRecord.of(encode({part: _arrays(item) for part, item in public.items()})).digest
+def public_digest(public: PublicText, needed: Collection[str]) -> str | None:
+    """The digest of those parts of a description that a method reads; None if there are none.
+
+    Args:
+        public: the description.
+        needed: what the method needs of contributions, and therefore reads of the public text too.
+    """
+    read = {part: _arrays(item) for part, item in public.items() if part in needed}
+    return FileRecord.of(encode(read)).digest if read else None
 
 
 def _arrays(item: TokenHistogram | ResidualMoments) -> dict[str, str]:
