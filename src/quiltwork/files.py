@@ -2,6 +2,8 @@
 
 A directory is built under a temporary name beside its target and renamed when complete; a file likewise. Whatever
 interrupts the writer (an exception, a full disk, Ctrl-C) removes the temporary name and leaves the target as it was.
+A writer that is killed can remove nothing. It holds a lock on its temporary directory while it lives, so the next
+writer of the same target knows what is dead, removes it, and puts back what was about to be replaced.
 """
 
 from __future__ import annotations
@@ -88,11 +90,12 @@ def publish_permissions(root: Path, *, private: bool = False, read_only: str | N
 
 
 def require_absent(target: Path, overwrite: bool) -> None:
-    """Refuse a target that exists, before any work for it is done.
+    """Refuse a target that exists, before any work for it is done. What killed writers of it left is cleared first.
 
     Raises:
         StorageError: it does, and overwriting was not asked for.
     """
+    _clear_leftovers(target)
     if (target.exists() or target.is_symlink()) and not overwrite:
         raise StorageError(
             f"target '{target}'",
@@ -118,9 +121,9 @@ def new_directory(
     """
     target = Path(target)
     require_absent(target, overwrite)
-    partial = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
+    partial, lock = None, None
     try:
-        partial.mkdir(mode=0o700 if private else 0o777, parents=True)
+        partial, lock = _partial_directory(target, 0o700 if private else 0o777)
         yield partial
         publish_permissions(partial, private=private, read_only=read_only)
         _replace_directory(partial, target)
@@ -131,14 +134,83 @@ def new_directory(
             raise
         raise storage_error(target, reported) from error
     finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _partial_directory(target: Path, mode: int) -> tuple[Path, int | None]:
+    """A new temporary directory beside the target, and the lock that says that its writer lives."""
+    while True:
+        partial = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
+        partial.mkdir(mode=mode, parents=True)
+        try:
+            return partial, _lock(partial)
+        except BlockingIOError:  # another writer took it for dead before it was locked
+            continue
+
+
+def _lock(directory: Path) -> int | None:
+    """An open descriptor that locks a directory until it is closed or its process ends; None where there are no locks.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such call outside Unix
+        return None
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _clear_leftovers(target: Path) -> None:
+    """Remove what killed writers of ``target`` left beside it; put the target back if one died while replacing it."""
+    with suppress(OSError):
+        for left in sorted(target.parent.iterdir()):
+            token = re.fullmatch(rf"\.{re.escape(target.name)}\.([0-9a-f]{{8}})\.(partial|retired)", left.name)
+            if token is None or left.is_symlink():
+                continue
+            if token[2] == "partial" and left.is_dir():
+                _remove_dead(left)
+            elif token[2] == "retired" and not left.with_name(f".{target.name}.{token[1]}.partial").exists():
+                _settle_retired(left, target)
+
+
+def _remove_dead(partial: Path) -> None:
+    try:
+        lock = _lock(partial)
+    except OSError:  # its writer lives, or it is gone
+        return
+    if lock is not None:
         shutil.rmtree(partial, ignore_errors=True)
+        os.close(lock)
+
+
+def _settle_retired(retired: Path, target: Path) -> None:
+    """The old content of a target: put back where nothing stands in its place, else removed."""
+    if not target.exists() and not target.is_symlink():
+        retired.rename(target)
+    elif retired.is_dir():
+        shutil.rmtree(retired, ignore_errors=True)
+    else:
+        retired.unlink()
 
 
 def _replace_directory(partial: Path, target: Path) -> None:
     if not target.exists():
         partial.rename(target)
         return
-    retired = target.parent / f".{target.name}.{secrets.token_hex(4)}.retired"
+    retired = partial.with_suffix(".retired")
     target.rename(retired)
     try:
         partial.rename(target)
