@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from family_mixtures import TEXT, composite_model, family_base, logits, mixture_of, some_text, written
 from quiltwork.compose.parts import body
 from quiltwork.models.assembly import Blend, Experts
-from quiltwork.models.base import Base
+from quiltwork.models.base import Base, open_base
 from quiltwork.models.families import FAMILIES
 
 LLAMA3 = {
@@ -95,6 +95,8 @@ def main(out: Path, families: list[str]) -> None:
             base = family_base(family, out / "bases" / f"{family}-{word}", tie=tie, **FIELDS.get(family, {}))
             for name, assembly in layouts(base):
                 write(assembly, base, models / f"{family}-{name}-{word}")
+            mixture = open_base(models / f"{family}-two-active-{word}")
+            write(mixture_of(mixture, parties=1, top_k=2), mixture, models / f"{family}-extended-{word}")
     breakages(family_base("llama", out / "bases" / "broken", **FIELDS["llama"]), models)
 
 

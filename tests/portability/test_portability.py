@@ -34,7 +34,7 @@ def copied(models: Path, place: Path) -> Path:
 
 def test_the_installed_version_computes_what_the_composites_compute(models: Path) -> None:
     names = {path.name for path in models.iterdir() if path.is_dir()}
-    assert len(names) == 2 * 2 * 3 + 2
+    assert len(names) == 2 * 2 * 4 + 2
     assert check_models.main(models) == 0
 
 

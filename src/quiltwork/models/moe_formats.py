@@ -85,7 +85,7 @@ class MoEFormat:
     @property
     def fields(self) -> frozenset[str]:
         """Config fields that belong to the mixture and not to its body."""
-        own = {self.count_field, "num_experts_per_tok", "output_router_logits", "norm_topk_prob", ORIGIN, ROUTING}
+        own = {*_COUNTS, "num_experts_per_tok", "output_router_logits", "norm_topk_prob", ORIGIN, ROUTING}
         return frozenset(own | set(dict(self.extra)) | ({self.width_field} if self.width_field else set()))
 
     def expert_name(self, layer: int, expert: int, role: Role) -> str:
@@ -167,14 +167,17 @@ class MoEFormat:
         """How many experts a checkpoint in this format has, and how they answer.
 
         Args:
-            config: config.json, with the format's defaults filled in.
+            config: config.json as it is.
             where: whose it is, for the message.
 
         Raises:
             CheckpointError: a number is missing or impossible, or some layers are no mixtures, or the experts are not
                 alone (a shared expert answers beside them).
         """
-        experts, top_k = config.get(self.count_field), config.get("num_experts_per_tok")
+        # a class whose attribute has two names saves either
+        stated = {self.count_field: config[name] for name in _COUNTS if name in config}
+        config = dict(self.defaults) | stated | dict(config)
+        experts, top_k = config[self.count_field], config["num_experts_per_tok"]
         if not _count(experts) or not _count(top_k) or top_k > experts:  # type: ignore[operator]
             raise CheckpointError(
                 f"config fields '{self.count_field}' and 'num_experts_per_tok' in {where}",
@@ -204,6 +207,7 @@ class MoEFormat:
                 )
 
 
+_COUNTS = ("num_experts", "num_local_experts")
 _STRUCTURE = ("decoder_sparse_step", "mlp_only_layers", "shared_expert_intermediate_size", "qkv_bias")
 
 

@@ -100,7 +100,7 @@ def read_mixture(
             config describes none.
     """
     form = family.moe
-    chosen = form.selection(dict(form.defaults) | dict(config), where)
+    chosen = form.selection(config, where)
     layers = range(int(body["num_hidden_layers"]))
     experts = [
         {(layer, role): form.expert_name(layer, number, role) for layer in layers for role in ROLES}
