@@ -22,8 +22,7 @@ from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.store import read
 from quiltwork.errors import FragmentError, Interrupted, InvalidOption, StorageError
 from quiltwork.evidence.bigrams import CELLS, document_cells
-from quiltwork.evidence.release import release_rule
-from quiltwork.evidence.release import ReleaseRule
+from quiltwork.evidence.release import ReleaseRule, release_rule
 from quiltwork.models.base import Base
 from quiltwork.party.contribute import (
     Order,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quiltwork.cli.contribute import (
     basis,
+    checkpoint,
     expert,
     likelihoods,
     mixture,
@@ -28,4 +29,4 @@ EXAMPLES = """Examples:
 
 `quiltwork contribute module --module model.py:build --weights w.safetensors --data scans/ --units 0..1 --party a
 --out a --json`"""
-KINDS = (expert, mixture, likelihoods, module, moments, statistics, stitches, outputs, transfer, basis)
+KINDS = (expert, checkpoint, mixture, likelihoods, module, moments, statistics, stitches, outputs, transfer, basis)
