@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterable, Sequence
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -52,21 +54,6 @@ class _InOrderOfUse(TyperGroup):
         return [verb.NAME for verb in _VERBS]
 
 
-app = typer.Typer(
-    name="quiltwork",
-    cls=_InOrderOfUse,
-    help="Train apart. Compose together. Only what was declared leaves.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
-for verb in _VERBS:
-    if verb in _BARE:
-        app.add_typer(verb_of_kinds(verb, verb.KINDS, bare=_BARE[verb]))
-    else:
-        app.command(verb.NAME, help=verb.HELP, epilog=verb.EXAMPLES)(verb.run)
-
-
 _EXTRAS = {
     "transformers": "lm",
     "accelerate": "lm",
@@ -85,13 +72,39 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Train apart. Compose together. Only what was declared leaves."""
+
+
+def _command(verbs: Iterable[ModuleType]) -> typer.Typer:
+    """The command with some of its verbs."""
+    command = typer.Typer(
+        name="quiltwork",
+        cls=_InOrderOfUse,
+        help="Train apart. Compose together. Only what was declared leaves.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+    )
+    command.callback()(_root)
+    for verb in verbs:
+        if verb in _BARE:
+            command.add_typer(verb_of_kinds(verb, verb.KINDS, bare=_BARE[verb]))
+        else:
+            command.command(verb.NAME, help=verb.HELP, epilog=verb.EXAMPLES)(verb.run)
+    return command
+
+
+app = _command(_VERBS)
+
+
+def _asked_for(arguments: Sequence[str]) -> Sequence[ModuleType]:
+    """The verb that the first argument names; all where it names none. To work out options of all takes a while."""
+    return [verb for verb in _VERBS if arguments and arguments[0] == verb.NAME] or _VERBS
 
 
 def _quiet_libraries() -> None:
@@ -109,7 +122,7 @@ def main() -> None:
     _quiet_libraries()
     try:
         try:
-            app()
+            _command(_asked_for(sys.argv[1:]))()
         finally:
             sys.stdout.flush()  # a reader that went away shows here, not when the interpreter shuts down
     except QuiltworkError as error:
