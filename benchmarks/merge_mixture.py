@@ -141,7 +141,8 @@ def measure_links(place: Path, runs: int) -> dict[str, Any]:
     composed = best(runs, lambda n: timed(quiltwork("compose", *parts, *options, "--out", out / f"composed{n}")))
     less, more = out / "composed0", out / "removed0"
     removed = best(runs, lambda n: timed(quiltwork("remove", less, "--party", "birch", "--out", out / f"removed{n}")))
-    added = best(runs, lambda n: timed(quiltwork("add", more, place / "birch", "--out", out / f"added{n}")))
+    adding = ("add", more, place / "birch", "--pool", pool, "--out")
+    added = best(runs, lambda n: timed(quiltwork(*adding, out / f"added{n}")))
     same = _content(out / "added0") == _content(out / "composed0") == _content(out / "cold")
     return {
         "seconds": max(one["seconds"] for one in (composed, removed, added)),

@@ -217,6 +217,9 @@ def test_a_pool_changes_no_byte(
         done("compose", *given.values(), *options, "--out", tmp_path / name)
         assert files(tmp_path / name) == files(composed("evidence_ffn"))
     done("verify", tmp_path / "warm")
+    done("remove", tmp_path / "warm", "--party", "ash", "--out", tmp_path / "two")
+    done("add", tmp_path / "two", given["ash"], "--pool", tmp_path / "pool", "--out", tmp_path / "three")
+    assert files(tmp_path / "three") == files(composed("evidence_ffn"))
 
 
 def test_what_a_pool_knows_is_not_read_but_checked_where_it_is_used(

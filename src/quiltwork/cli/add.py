@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quiltwork.cli import networks
-from quiltwork.cli.inputs import print_json, public_text, read_contributions, say, weights
+from quiltwork.cli import networks, pooling
+from quiltwork.cli.inputs import print_json, public_text, say, weights
 from quiltwork.cli.tables import open_mixture, told
 from quiltwork.cli.trusting import Revocations, TrustFile, trusted
 from quiltwork.errors import InvalidOption
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from quiltwork.composite import Composite
     from quiltwork.contribution.sealed import Contribution
     from quiltwork.contribution.trust import Trust
+    from quiltwork.models.pool import Pool
 
 NAME = "add"
 HELP = """Let parties join a composed model.
@@ -51,6 +52,7 @@ def run(
         list[str] | None, typer.Option(help="PARTY=WEIGHT of one who joins. Repeatable.", rich_help_panel=_TEXT)
     ] = None,
     copy: Annotated[bool, typer.Option("--copy", help="Link no file.", rich_help_panel=_TEXT)] = False,
+    pool: pooling.PoolDirectory = None,
     trust: TrustFile = None,
     revocations: Revocations = None,
     max_bytes: Annotated[int | None, typer.Option(help="Refuse a contribution larger than this.")] = None,
@@ -63,14 +65,15 @@ def run(
 
     opened = trusted(trust, revocations)
     kind = saved_kind(composed)
-    stated = {"--base": base, "--public": public, "--weight": weight, "--copy": copy}
+    stated = {"--base": base, "--public": public, "--weight": weight, "--copy": copy, "--pool": pool}
     if kind != "language" and (odd := [name for name, value in stated.items() if value]):
         raise InvalidOption(odd[0], why="it is for language models, and this is none", mend="Leave it out.")
     require_absent(out, overwrite)
     _require_contributions(contributions)
-    late = read_contributions(contributions, max_bytes)
+    kept = pooling.opened(pool)
+    late = pooling.read_known(contributions, max_bytes, kept)
     if kind == "language":
-        result = _text(composed, late, base, public or [], weights(weight or []), opened, out, overwrite, copy)
+        result = _text(composed, late, base, public or [], weights(weight or []), opened, out, overwrite, copy, kept)
     elif kind == "network":
         result = _network(composed, late, opened, out, overwrite)
     else:
@@ -101,6 +104,7 @@ def _text(
     out: Path,
     overwrite: bool,
     copy: bool,
+    pool: Pool | None,
 ) -> dict[str, Any]:
     from quiltwork.compose.joining_language import joined_language
     from quiltwork.composite import PROVENANCE, open_composite, saved_layout
@@ -112,7 +116,7 @@ def _text(
     early = open_composite(composed)
     described = public_text(public, opened, moments=_takes_moments(early)) if opened is not None else None
     whole = joined_language(early, late, base=opened, public=described, weights=weighted, trust=trust)
-    whole.save(out, layout=saved_layout(composed), overwrite=overwrite, copy=copy)
+    whole.save(out, layout=saved_layout(composed), overwrite=overwrite, copy=copy, pool=pool)
     say(f"wrote {out}: {', '.join(whole.parties)}")
     return read_json(out / PROVENANCE) | {"path": str(out)}
 
