@@ -1,6 +1,13 @@
 """Fixtures of the tests on evaluation."""
 
 import pytest
+from screen_plants import World
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A small consortium of honest owners, to plant things in."""
+    return World(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture

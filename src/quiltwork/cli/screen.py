@@ -184,7 +184,7 @@ def print_screening(found: Screening) -> None:
             console.print(f"  why:  {finding.why}\n  mend: {finding.mend}", markup=False)
     for note in found.notes:
         console.print(note, markup=False)
-    console.print(f"{found.advice[0].upper()}{found.advice[1:]}. {found.reason}", markup=False)
+    console.print(found.reason, style="bold", markup=False)
 
 
 def _worst(found: Screening, party: str) -> str:

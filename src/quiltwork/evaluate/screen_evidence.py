@@ -8,9 +8,9 @@ owners at random, n_v of each pooled count c_v would be Binomial(c_v, N / (N + M
 
     common text = 1 - JS(n, m) / E JS(dealt at random)
 
-is 0 for independent text of one and the same source, below 0 (told as 0) for text of different kinds and for documents,
-in which words repeat, and 1 for a copy; if two owners share a part f of otherwise independent text, it is about f. A
-scaled copy keeps the divergence at zero.
+is 0 for independent tokens of one and the same source, below 0 (told as 0) for text of different kinds and for
+documents in which words cluster, above 0 where words are spread more evenly than by chance, and 1 for a copy; if two
+owners share a part f of otherwise independent text, it is about f. A scaled copy keeps the divergence at zero.
 
 *Says nothing.* The divergence of u from uniform, in units of log V, is 0 for a flat row: such a row wins whatever is
 rare elsewhere.
@@ -21,7 +21,8 @@ rare elsewhere.
 
 u with the router's smoothing. Without smoothing this is minus a Kullback-Leibler divergence and never positive. It is
 positive where q counted little text and is smoothed towards flat, while p, with counts that are many (or merely
-declared to be many), is not. So it finds the histogram that is scaled to win.
+declared to be many), is not. So it finds the histogram that is scaled to win, and the owner who honestly has far more
+text of the same kind; the latter is only noted, where it says it was trained on as many tokens as it counts.
 """
 
 from __future__ import annotations
@@ -123,14 +124,12 @@ def histogram_findings(part: str, found: Mapping[str, Histogram]) -> Iterator[tu
         won = {name: nats for name, nats in own.captures.items() if nats > LEAST_GAIN}
         if won:
             name = max(won, key=lambda one: won[one])
+            level: Level = "note" if own.trained and own.trained >= own.total else "look"
             what = f"its histogram of {part} explains the counts of {_named(won)} better than theirs"
             why = (
                 f"by {won[name]:.2f} nats a symbol, so an evidence router gives it their text; counts blown up do that"
             )
-            yield (
-                party,
-                _finding("look", part, what, why, "Set a bound on evidence (--set bound=...), or ask the owner."),
-            )
+            yield party, _finding(level, part, what, why, "Set a bound on evidence (bound), or ask the owner.")
         if own.trained and own.total > MASS * own.trained:
             what = f"its histogram counts {own.total:.3g} {part}, and it was trained on {own.trained:.3g} tokens"
             why = f"more than {MASS:g} times as many: the larger the counts, the less its row is smoothed"

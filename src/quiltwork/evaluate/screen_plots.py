@@ -41,7 +41,8 @@ def _map_size(rows: int, columns: int) -> tuple[float, float]:
 
 
 def _per_cent(one: Effect) -> float:
-    return 100 * one.change / one.absent
+    """Rounded as it is shown; adding zero turns -0.0 into 0.0."""
+    return round(100 * one.change / one.absent, 1) + 0.0
 
 
 def effects_map(screening: Screening) -> bytes:
@@ -104,7 +105,10 @@ def sizes_strip(screening: Screening) -> bytes:
     """Dots: the size of each tensor's change relative to the base's tensor; a mark for all together."""
     known = [(one.party, one.weights, one) for one in screening.contributions if one.weights is not None]
     with figure(9.0, 1.5 + 0.4 * len(known)) as (canvas, png):
-        axes = canvas.add_subplot(xlabel="size of the change relative to the base (root mean square), log scale")
+        key = "grey: tensors; mark: all together, orange where far out; dotted: median of the others"
+        axes = canvas.add_subplot(
+            xlabel=f"size of the change relative to the base (root mean square), log scale\n{key}"
+        )
         axes.set_title("How far each contribution moved the base")
         axes.set_xscale("log")
         for row, (_, weights, one) in enumerate(known):
@@ -117,14 +121,6 @@ def sizes_strip(screening: Screening) -> bytes:
                 axes.plot([weights.others] * 2, [row - 0.35, row + 0.35], color="black", linewidth=1, linestyle=":")
         axes.set_yticks(range(len(known)), labels([party for party, _, _ in known]))
         axes.set_ylim(len(known) - 0.5, -0.5)
-        axes.text(
-            1.0,
-            1.01,
-            "grey: tensors · mark: all together (orange: far out) · dotted: median of the others",
-            transform=axes.transAxes,
-            fontsize=8,
-            ha="right",
-        )
         axes.spines[["top", "right"]].set_visible(False)
     return png.getvalue()
 
@@ -141,7 +137,7 @@ def likeness_map(screening: Screening) -> bytes:
         if one.common_text:
             shared[pair] = max(one.common_text.values())
     drawn = [(title, values) for title, values in (("cosine of changes", cosine), ("common text", shared)) if values]
-    size = 2.4 + 0.45 * len(parties)
+    size = 2.0 + 0.36 * len(parties)
     with figure(max(1.6 + size * len(drawn), 5.0), max(size, 3.0)) as (canvas, png):
         for axes, (title, values) in zip(canvas.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
             _pairs(axes, title, parties, values)

@@ -20,7 +20,12 @@ Found = Iterator[tuple[str, Finding]]
 def is_copy(pair: Likeness) -> bool:
     """Whether two contributions look like one."""
     alike = pair.cosine is not None and pair.cosine > ALIKE
-    return alike or pair.identical > 0 or any(share > COMMON for share in pair.common_text.values())
+    return alike or pair.identical > 0 or _common(pair) > COMMON
+
+
+def _common(pair: Likeness) -> float:
+    """The share of common text on which all their histograms agree: single tokens of one kind of text may lie close."""
+    return min(pair.common_text.values(), default=0.0)
 
 
 def copy_findings(likeness: Sequence[Likeness]) -> Found:
@@ -31,11 +36,8 @@ def copy_findings(likeness: Sequence[Likeness]) -> Found:
             signs.append(f"the changes of their weights have a cosine of {pair.cosine:.3f}")
         if pair.identical:
             signs.append(f"{pair.identical} of {pair.compared} tensors are the same bytes")
-        signs += [
-            f"{100 * share:.0f} % of the text behind their histograms of {part} must be the same"
-            for part, share in pair.common_text.items()
-            if share > COMMON
-        ]
+        if _common(pair) > COMMON:
+            signs.append(f"{100 * _common(pair):.0f} % of the text that their histograms count must be the same")
         for party, other in (pair.parties, pair.parties[::-1]):
             yield (
                 party,
@@ -177,10 +179,10 @@ def advise(screened: Sequence[Screened], effects: Sequence[Effect]) -> tuple[Adv
             f"The composed model is clearly worse than the public base on {worse} of {len(whole)} texts and better on "
             f"{better}. Do not collaborate in this way."
         )
-    others = f" Before composing the others, look at {', '.join(doubtful)}." if doubtful else ""
     if harmful:
+        others = f" Before composing the others, look at {', '.join(doubtful)}." if doubtful else ""
         return "compose without some", f"Compose without {', '.join(harmful)}.{others}"
+    measured = "nobody's text is predicted worse because of any of them" if whole else "no text was scored"
     if doubtful:
-        return "look first", f"Nothing harmful was measured.{others.replace(' the others', '')}"
-    measured = "no text is predicted worse because of any of them" if whole else "no text was scored"
-    return "compose", f"Nothing was found against these contributions; {measured}."
+        return "look first", f"Look at {', '.join(doubtful)} before composing; {measured}."
+    return "compose", f"Nothing speaks against composing: these checks found nothing, and {measured}."
