@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from quiltwork.errors import CheckpointError
 from quiltwork.models.families import ROLES, Family, Role, family_of, format_of
 from quiltwork.models.own_experts import OwnExperts, read_mixture
+from quiltwork.models.separators import stated_separator
 from quiltwork.models.sources import Source, Sources, open_file, torch_dtype
 from quiltwork.streaming.layout import Dtype
 
@@ -198,7 +199,9 @@ class Base:
     @cached_property
     def separator(self) -> int:
         """The token that stands before each document."""
-        return separator_id(self.load_tokenizer())
+        files = {name: read_json(path) for name, path in self.tokenizer_files().items() if path.suffix == ".json"}
+        stated = stated_separator(files)
+        return separator_id(self.load_tokenizer()) if stated is None else stated
 
     def tokenizer_files(self) -> dict[str, Path]:
         """The tokenizer's files that are there, by name."""
@@ -228,7 +231,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     from transformers import PreTrainedTokenizerFast
 
     try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path), local_files_only=True)
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(str(path), local_files_only=True)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"tokenizer in '{path}'",

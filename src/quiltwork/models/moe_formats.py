@@ -178,7 +178,7 @@ class MoEFormat:
         stated = {self.count_field: config[name] for name in _COUNTS if name in config}
         config = dict(self.defaults) | stated | dict(config)
         experts, top_k = config[self.count_field], config["num_experts_per_tok"]
-        if not _count(experts) or not _count(top_k) or top_k > experts:  # type: ignore[operator]
+        if not _count(experts) or not _count(top_k) or top_k > experts:
             raise CheckpointError(
                 f"config fields '{self.count_field}' and 'num_experts_per_tok' in {where}",
                 why=f"they are {experts!r} and {top_k!r}, and each token needs one or more of the experts",
@@ -193,7 +193,7 @@ class MoEFormat:
                     mend="Use a base whose layers are plain mixtures, or a dense base.",
                 )
         renormalise = self.renormalises == "always" or bool(config.get("norm_topk_prob", False))
-        return Selection(int(experts), int(top_k), renormalise)  # type: ignore[arg-type]
+        return Selection(int(experts), int(top_k), renormalise)
 
     def _require_room(self, body: Mapping[str, Any]) -> None:
         for field in self.forbidden:
