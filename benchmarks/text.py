@@ -105,6 +105,7 @@ def parse(argv: list[str] | None = None) -> tuple[Settings, argparse.Namespace]:
     parser.add_argument("--vocabulary", type=int, default=2048)
     parser.add_argument("--test-bytes", type=int, default=40_000, help="held-out bytes a domain, about")
     parser.add_argument("--anchor-share", type=float, default=0.5)
+    parser.add_argument("--pooled-seeds", type=int, default=3, help="seeds with a pooled model, the longest training")
     parser.add_argument("--rank", type=int, default=16, help="of low-rank and LoRA experts")
     parser.add_argument("--width", type=int, default=96, help="of narrow experts")
     given = parser.parse_args(argv)

@@ -18,9 +18,9 @@ def groups(settings: Settings) -> dict[str, list[str]]:
 
 
 def combine(settings: Settings, runs: Sequence[Rows]) -> dict[str, Any]:
-    """Means and standard deviations over seeds, of the rows that every seed has."""
-    names = [name for name in runs[0] if all(name in run for run in runs)]
-    table = {name: _row(settings, [run[name] for run in runs]) for name in names}
+    """Means and standard deviations over the seeds that have a row."""
+    names = list(dict.fromkeys(name for run in runs for name in run))
+    table = {name: _row(settings, [run[name] for run in runs if name in run]) for name in names}
     return {"methods": table, "seeds": len(runs)}
 
 
@@ -29,6 +29,7 @@ def _row(settings: Settings, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any
         d: dict(zip(("bpb", "bpb_std"), spread(run["bpb"][d] for run in runs), strict=True)) for d in runs[0]["bpb"]
     }
     row: dict[str, Any] = {
+        "seeds": len(runs),
         "domains": domains,
         "active_params": statistics.fmean(run["active_params"] for run in runs),
         "total_params": statistics.fmean(run["total_params"] for run in runs),
@@ -119,15 +120,16 @@ def _methods(regime: str, result: Mapping[str, Any]) -> list[str]:
             f"{row['active_params'] / 1e6:.2f} M",
             f"{row['total_params'] / 1e6:.2f} M",
             f"{row['seconds']:.0f}",
+            str(row["seeds"]),
         ]
         for name, row in result["methods"].items()
     ]
     names = list(result["methods"]["base"]["domains"])
     domains = [[name, *(f"{row['domains'][d]['bpb']:.3f}" for d in names)] for name, row in result["methods"].items()]
     return [
-        f"## {regime} regime, {result['seeds']} seeds",
+        f"## {regime} regime",
         "",
-        *table(["model", "private", "public", "all", "active", "total", "seconds to score"], rows),
+        *table(["model", "private", "public", "all", "active", "total", "seconds to score", "seeds"], rows),
         "",
         "By domain:",
         "",

@@ -40,6 +40,7 @@ class Settings:
     anchor_share: float
     rank: int
     width: int
+    pooled_seeds: int
     work: str
 
     @property

@@ -23,14 +23,15 @@ def say(message: str) -> None:
 
 
 def train_main(settings: Settings, regime: str, seed: int) -> None:
-    """Base, contributions of the main rows, pooled model."""
+    """Base, contributions of the main rows, and for the first seeds the pooled model."""
     from quiltwork.party.scopes import FFNScope, FullScope
 
     train_base(settings, regime, seed)
     for domain in settings.parties:
         scopes = (FFNScope(anchor_share=settings.anchor_share), FullScope())
         train_party(settings, regime, seed, domain, "contributions", scopes, settings.steps)
-    train_pooled(settings, regime, seed)
+    if seed < (settings.pooled_seeds if regime == "far" else 1):
+        train_pooled(settings, regime, seed)
 
 
 def scopes(settings: Settings) -> dict[str, Any]:
