@@ -37,6 +37,18 @@ def test_a_narrow_expert_says_its_width(base: Path, fragments: Mapping[str, Path
     assert read(tmp_path / "out").tensor("ffn.layers.1.down_proj.weight").shape == (32, 12)
 
 
+def test_clusters_leave_side_by_side(base: Path, fragments: Mapping[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    more = ("--data", fragments["birch"], "--clusters", 2)
+    outcome = done(*command(base, fragments["ash"], tmp_path / "out", *more, "--json"))
+    assert [one["party"] for one in outcome.json] == ["ash.c0", "ash.c1"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["ash.c0", "ash.c1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    composing = ("--base", base, "--method", "evidence_ffn", "--floor", 0, "--out", tmp_path / "composed")
+    done("compose", tmp_path / "out" / "ash.c0", tmp_path / "out" / "ash.c1", *composing)
+    done("remove", tmp_path / "composed", "--party", "ash.c1", "--out", tmp_path / "rest")
+
+
 @pytest.mark.parametrize(
     ("options", "names"),
     [
@@ -47,6 +59,8 @@ def test_a_narrow_expert_says_its_width(base: Path, fragments: Mapping[str, Path
         (("--width", 0), "width=0"),
         (("--width", 49), ("width=49", "48 neurons")),
         (("--share", "No Such"), "party 'ash.No Such'"),
+        (("--share", "one", "--clusters", 2), "one of a share"),
+        (("--clusters", 9), "60 documents in 9 clusters"),
     ],
 )
 def test_what_no_expert_can_be_is_refused(

@@ -84,10 +84,14 @@ class Description:
 
 @dataclass(frozen=True)
 class Fragment:
-    """The files of one party, as :func:`open_fragment` found them, and the field that holds the text."""
+    """The files of one party, as :func:`open_fragment` found them, and the field that holds the text.
+
+    ``only`` holds the places of the documents that belong to it, where not all do, in the order of the files.
+    """
 
     files: tuple[Path, ...]
     text_field: str = "text"
+    only: frozenset[int] | None = None
 
     def documents(self) -> Iterator[str]:
         """All documents, in the order of the files, read as they are asked for.
@@ -95,8 +99,8 @@ class Fragment:
         Raises:
             FragmentError: at the first byte, line or row that cannot be used.
         """
-        for path in self.files:
-            yield from (text for text in _read(path, self.text_field) if text.strip())
+        found = (text for path in self.files for text in _read(path, self.text_field) if text.strip())
+        return (text for place, text in enumerate(found) if self.only is None or place in self.only)
 
     def split(self, fraction: float, salt: str = "") -> tuple[Iterator[str], Iterator[str]]:
         """Two streams (training, held out) that each read the files on their own; see :func:`is_held_out`.

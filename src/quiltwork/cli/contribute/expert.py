@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quiltwork.cli.contribute.handover import show
+from quiltwork.cli.contribute.handover import show, show_each
 from quiltwork.cli.contribute.sealing import seal_for_text
 from quiltwork.cli.inputs import documents_of, read_text, say
 from quiltwork.errors import InvalidOption
@@ -43,6 +43,10 @@ def run(
     ] = None,
     share: Annotated[
         str | None, typer.Option(help="Name of one of several experts of yours, this text's: the party is PARTY.SHARE.")
+    ] = None,
+    clusters: Annotated[
+        int | None,
+        typer.Option(help="Group the documents in so many, and write OUT/PARTY.c0, OUT/PARTY.c1 ...: an expert each."),
     ] = None,
     rank: Annotated[int, typer.Option(help="lowrank, lora: columns of the factors.")] = 16,
     alpha: Annotated[
@@ -141,6 +145,23 @@ def run(
         card=text,
     )
     fragment = open_fragment(data, text_field=text_field)
+    if clusters is not None:
+        from quiltwork.party.clusters import Clustering, contribute_clusters
+
+        grouping = Clustering(clusters, seed=seed)
+        found = contribute_clusters(
+            open_base(base),
+            fragment,
+            out,
+            order,
+            grouping,
+            state_dir=state,
+            overwrite=overwrite,
+            force_cpu=cpu,
+            say=say,
+        )
+        show_each(found, sealing, json=json)
+        return
     contribution = contribute(
         open_base(base), fragment, out, order, state_dir=state, overwrite=overwrite, force_cpu=cpu
     )

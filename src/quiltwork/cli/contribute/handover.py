@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,5 +19,20 @@ def show(contribution: Contribution, out: Path, sealing: str, *, json: bool) -> 
     if json:
         print_json(describe(contribution) | {"path": str(out), "confinement": sealing})
         return
+    _tell(contribution, out)
+
+
+def show_each(contributions: Sequence[Contribution], sealing: str, *, json: bool) -> None:
+    """The same of several that were written side by side; as JSON, a list."""
+    from quiltwork.contribution.describe import describe
+
+    if json:
+        print_json([describe(one) | {"path": str(one.path), "confinement": sealing} for one in contributions])
+        return
+    for one in contributions:
+        _tell(one, one.path)
+
+
+def _tell(contribution: Contribution, out: Path) -> None:
     say(f"wrote {out}: {contribution.bytes:,} bytes, {contribution.digest}")
     say(f"look at it before it leaves: quiltwork inspect {out}")
