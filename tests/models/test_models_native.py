@@ -16,7 +16,10 @@ from transformers import DynamicCache
 from quiltwork.compose.ensemble import Ensemble
 from quiltwork.compose.method import Method, compose
 from quiltwork.compose.mixture import MixtureOfExperts
+from quiltwork.compose.router_both import RowsAndEvidence
 from quiltwork.compose.router_evidence import PrefixEvidence
+from quiltwork.compose.router_lda import ResidualLDA
+from quiltwork.compose.router_prompts import PromptRows, Prompts
 from quiltwork.compose.router_rows import LearnedRows
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import InvalidOption
@@ -27,8 +30,16 @@ Bases = Callable[[str], Base]
 Parts = Callable[[str], list[Contribution]]
 Models = Callable[[str, str], Any]
 
+PARTIES = ("ash", "birch", "cedar")
 METHODS: dict[str, Method] = {
     "rows": MixtureOfExperts(LearnedRows(top_k=2)),
+    "lda": MixtureOfExperts(ResidualLDA(temperature=4.0, top_k=2)),
+    "prompts": MixtureOfExperts(PromptRows({p: Prompts((f"words of {p}",)) for p in PARTIES}, ("a page",))),
+    "evidence-rows": MixtureOfExperts(
+        RowsAndEvidence(LearnedRows(top_k=2), PrefixEvidence("trigrams", switching=0.05), 0.5)
+    ),
+    "evidence-ffn-switching": MixtureOfExperts(PrefixEvidence("trigrams", switching=0.05, bound=3.0)),
+    "evidence-full-switching": MixtureOfExperts(PrefixEvidence("trigrams", switching=0.05, top_k=2), scope="full"),
     "evidence-ffn": MixtureOfExperts(PrefixEvidence()),
     "evidence-ffn-tokens": MixtureOfExperts(PrefixEvidence(features="tokens", half_life=6.0, floor=0.3, top_k=1)),
     "uniform": Ensemble("uniform"),
@@ -38,7 +49,7 @@ METHODS: dict[str, Method] = {
     "evidence-full-mixed": MixtureOfExperts(PrefixEvidence(top_k=4, half_life=6.0, minimum_weight=0.0), scope="full"),
 }
 EVIDENCE = [name for name in METHODS if name.startswith("evidence")]
-ENSEMBLES = ["uniform", "likelihood", "likelihood-top2", "evidence-full", "evidence-full-mixed"]
+ENSEMBLES = [name for name in METHODS if name.startswith(("uniform", "likelihood", "evidence-full"))]
 BOTH = ("olmo2", "llama")
 
 
