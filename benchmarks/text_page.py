@@ -119,7 +119,6 @@ def _methods(regime: str, result: Mapping[str, Any]) -> list[str]:
             *(pm(row[f"mean_{label}"], row[f"mean_{label}_std"]) for label in ("private", "public", "all")),
             f"{row['active_params'] / 1e6:.2f} M",
             f"{row['total_params'] / 1e6:.2f} M",
-            f"{row['seconds']:.0f}",
             str(row["seeds"]),
         ]
         for name, row in result["methods"].items()
@@ -129,7 +128,7 @@ def _methods(regime: str, result: Mapping[str, Any]) -> list[str]:
     return [
         f"## {regime} regime",
         "",
-        *table(["model", "private", "public", "all", "active", "total", "seconds to score", "seeds"], rows),
+        *table(["model", "private", "public", "all", "active", "total", "seeds"], rows),
         "",
         "By domain:",
         "",
