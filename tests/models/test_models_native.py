@@ -155,6 +155,7 @@ def test_labels_give_the_mean_loss_and_logits_to_keep_the_tail(method: str, mode
     expected = functional.cross_entropy(whole.logits[0, :-1], ids[0, 1:])
     assert float(whole.loss) == pytest.approx(float(expected), rel=1e-5)
     close(logs(model(input_ids=ids[:1], logits_to_keep=2, use_cache=False)), logs(whole)[:, -2:])
+    close(logs(model(input_ids=ids[:1], logits_to_keep=2, use_cache=True)), logs(whole)[:, -2:])
 
 
 # Only the selected members run.

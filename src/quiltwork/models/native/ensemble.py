@@ -10,19 +10,19 @@ likelihood weights need every member.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, Cache, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from quiltwork.errors import InvalidOption
 from quiltwork.models.evidence_router import EvidenceRouter, RouterState
 from quiltwork.models.native.config import QuiltworkEnsembleConfig
+from quiltwork.models.native.pasts import MemberPast
 from quiltwork.models.slots import BASE_SLOT, slot_keys
 
 
@@ -72,23 +72,29 @@ def _mix(log_probabilities: list[Tensor], log_weights: Tensor) -> Tensor:
     return torch.logsumexp(stacked + log_weights.unsqueeze(-2), dim=-1)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Row:
-    """One sequence's past: its tokens, each member's cache of them, and the weights' state."""
+    """One sequence's past: its tokens, and what likelihood weights keep of them."""
 
     ids: Tensor
-    caches: dict[int, DynamicCache] = field(default_factory=dict)
-    router: RouterState | None = None
     scores: Tensor | None = None  # [members] log-likelihoods of the past (likelihood weights)
     last: Tensor | None = None  # [members, vocabulary] log-probabilities of the next token (likelihood weights)
 
 
 class EnsembleCache(Cache):
-    """Past of every sequence, kept apart, since each may have run other members."""
+    """The past of a batch: of each member (it may have run for some sequences only), of each sequence, of the router.
 
-    def __init__(self) -> None:
+    Args:
+        batch: number of sequences.
+        members: number of members.
+        config: of the members.
+    """
+
+    def __init__(self, batch: int, members: int, config: Any) -> None:
         super().__init__(layers=[])
-        self.rows: list[_Row] = []
+        self.rows = [_Row(torch.zeros(0, dtype=torch.int64)) for _ in range(batch)]
+        self.pasts = [MemberPast(config) for _ in range(members)]
+        self.router: RouterState | None = None
         self.length = 0
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002 - transformers' signature
@@ -101,7 +107,9 @@ class EnsembleCache(Cache):
         return False
 
     def _select(self, indices: list[int]) -> None:
-        self.rows = [copy.deepcopy(self.rows[i]) for i in indices]
+        self.rows = [self.rows[i] for i in indices]
+        self.pasts = [past.select(indices) for past in self.pasts]
+        self.router = self.router.select(torch.tensor(indices)) if self.router is not None else None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follow the beams that beam search kept."""
@@ -179,7 +187,8 @@ class QuiltworkEnsembleForCausalLM(PreTrainedModel, GenerationMixin):
                 mend="Call the model with input_ids.",
             )
         if use_cache or past_key_values is not None:
-            logits, cache = self._cached(input_ids, attention_mask, past_key_values)
+            keep = logits_to_keep if isinstance(logits_to_keep, int) and labels is None else 0
+            logits, cache = self._cached(input_ids, attention_mask, past_key_values, keep)
         else:
             logits, cache = self._parallel(input_ids, attention_mask), None
         loss = None
@@ -232,9 +241,10 @@ class QuiltworkEnsembleForCausalLM(PreTrainedModel, GenerationMixin):
             mixed[rows, :end] = torch.logaddexp(mixed[rows, :end], answer)
         return mixed.masked_fill(mixed.isneginf().all(dim=-1, keepdim=True), 0.0)
 
-    # One sequence after the other, each with its own past.
+    # Token by token, with a past.
 
-    def _cached(self, ids: Tensor, mask: Tensor | None, cache: Any) -> tuple[Tensor, EnsembleCache]:
+    def _cached(self, ids: Tensor, mask: Tensor | None, cache: Any, keep: int) -> tuple[Tensor, EnsembleCache]:
+        """Predictions ``[batch, tokens, vocabulary]``, where ``keep`` is given and nothing else asked the last ones."""
         if not isinstance(cache, EnsembleCache):
             if cache is not None and cache.get_seq_length() > 0:
                 raise InvalidOption(
@@ -242,47 +252,57 @@ class QuiltworkEnsembleForCausalLM(PreTrainedModel, GenerationMixin):
                     why="the ensemble keeps one cache a member and sequence",
                     mend="Start from an empty cache, or pass the cache that this model returned.",
                 )
-            cache = EnsembleCache()
-            cache.rows = [_Row(ids[:0, 0]) for _ in range(len(ids))]
-        logits = ids.new_zeros((*ids.shape, self.config.vocab_size), dtype=self.dtype)
-        for number, row in enumerate(cache.rows):
-            real = slice(None) if mask is None else mask[number, -ids.shape[1] :].bool()
-            new = ids[number, real]
-            if len(new):
-                logits[number, real] = self._extend(row, new)
+            cache = EnsembleCache(len(ids), len(self.members), self.config.text_config)
+        real = None if mask is None or bool(mask[:, -ids.shape[1] :].all()) else mask[:, -ids.shape[1] :].bool()
+        # likelihoods are of all tokens, and padding stands anywhere
+        keep = 0 if self.kind == "likelihood" or real is not None else min(keep, ids.shape[1])
+        new = [row if real is None else row[real[number]] for number, row in enumerate(ids)]
+        cache.rows = [
+            replace(row, ids=torch.cat([row.ids.to(ids), more])) for row, more in zip(cache.rows, new, strict=True)
+        ]
+        predicted = self._after(cache, ids, new, real, keep)
+        logits = ids.new_zeros((len(ids), keep or ids.shape[1], self.config.vocab_size), dtype=self.dtype)
+        for number, answer in predicted.items():
+            logits[number, slice(None) if real is None else real[number]] = answer
         cache.length += ids.shape[1]
         return logits, cache
 
-    def _extend(self, row: _Row, new: Tensor) -> Tensor:
-        """Predictions ``[tokens, vocabulary]`` after each of the ``new`` tokens of one sequence."""
-        start = len(row.ids)
-        row.ids = torch.cat([row.ids, new])
-        if self.evidence is not None:
-            weights, row.router = self.evidence(new[None], row.router, None)
-            log_weights = weights[0].log()
-            selected = [m for m in range(len(self.members)) if bool((weights[0, :, m] > 0).any())]
-            predictions = {m: self._catch_up(row, m, start) for m in selected}
-            return _mix([predictions[m] for m in selected], log_weights[:, selected].to(self.dtype))
-        answers = [self._catch_up(row, m, start) for m in range(len(self.members))]
-        return _mix(answers, self._score_row(row, new, answers))
+    def _after(
+        self, cache: EnsembleCache, ids: Tensor, new: list[Tensor], real: Tensor | None, keep: int
+    ) -> dict[int, Tensor]:
+        """Predictions ``[tokens, vocabulary]`` after each new token that counts, for each sequence that has any."""
+        rows = [number for number, more in enumerate(new) if len(more)]
+        if self.evidence is None:
+            answers = self._answers(cache, new, dict.fromkeys(range(len(cache.pasts)), rows), keep)
+            return {r: _mix(list(answers[r].values()), self._score(cache, r, new[r], answers[r])) for r in rows}
+        weights, cache.router = self.evidence(ids, cache.router, real)
+        own = {r: weights[r] if real is None else weights[r, real[r]] for r in rows}
+        own = {r: weight[-keep:] if keep else weight for r, weight in own.items()}
+        wanted = {m: [r for r in rows if bool((own[r][:, m] > 0).any())] for m in range(len(cache.pasts))}
+        answers = self._answers(cache, new, wanted, keep)
+        return {r: _mix(list(answers[r].values()), own[r][:, list(answers[r])].log().to(self.dtype)) for r in rows}
 
-    def _catch_up(self, row: _Row, member: int, start: int) -> Tensor:
-        """Run a member on the tokens it has not seen; log-probabilities after each token from ``start`` on."""
-        cache = row.caches.setdefault(member, DynamicCache(config=self.config.text_config))
-        seen = cache.get_seq_length()
-        model = list(self.members.values())[member]
-        output = model(input_ids=row.ids[None, seen:], past_key_values=cache, use_cache=True)
-        return output.logits[0, start - seen :].log_softmax(-1)  # type: ignore[no-any-return]
+    def _answers(
+        self, cache: EnsembleCache, new: list[Tensor], wanted: Mapping[int, list[int]], keep: int
+    ) -> dict[int, dict[int, Tensor]]:
+        """Log-probabilities ``[tokens, vocabulary]`` by sequence and by member, of the sequences that want it."""
+        texts = [row.ids for row in cache.rows]
+        found: dict[int, dict[int, Tensor]] = {}
+        for number, (member, rows) in enumerate(zip(self.members.values(), wanted.values(), strict=True)):
+            for row, logits in cache.pasts[number].run(member, texts, rows, keep).items():
+                found.setdefault(row, {})[number] = logits[-(keep or len(new[row])) :].log_softmax(-1)
+        return found
 
-    def _score_row(self, row: _Row, new: Tensor, answers: list[Tensor]) -> Tensor:
-        scores = torch.zeros(len(new), len(answers), device=new.device)
+    def _score(self, cache: EnsembleCache, number: int, new: Tensor, answers: Mapping[int, Tensor]) -> Tensor:
+        """Log-weights ``[tokens, members]`` after each new token, from what every member gave to it."""
+        row, stacked = cache.rows[number], torch.stack(list(answers.values()))  # [members, tokens, vocabulary]
+        scores = torch.zeros(stacked.shape[1], len(stacked), device=new.device)
         if self.kind == "likelihood":
-            stacked = torch.stack(answers)  # [members, tokens, vocabulary]
             before = torch.cat([row.last[:, None], stacked[:, :-1]], dim=1) if row.last is not None else stacked[:, :-1]
             scored = new if row.last is not None else new[1:]
-            gained = before.gather(-1, scored.expand(len(answers), -1)[..., None]).squeeze(-1).T
+            gained = before.gather(-1, scored.expand(len(stacked), -1)[..., None]).squeeze(-1).T
             scores[len(new) - len(scored) :] = gained
             scores = scores.cumsum(dim=0) + (row.scores if row.scores is not None else 0)
-            row.scores, row.last = scores[-1], stacked[:, -1]
+            cache.rows[number] = replace(row, scores=scores[-1], last=stacked[:, -1])
         assert self.weighting is not None
         return self.weighting(scores).log()  # type: ignore[no-any-return]
