@@ -129,7 +129,8 @@ def _merged(features: csr_matrix, clustering: Clustering) -> NDArray[np.int64]:
 
     with one_thread():
         found = KMeans(clustering.clusters, n_init=4, random_state=clustering.seed).fit(features)
-    numbers, centres = found.labels_.astype(np.int64), found.cluster_centers_
+    numbers: NDArray[np.int64] = found.labels_.astype(np.int64)
+    centres = found.cluster_centers_
     kept = list(range(clustering.clusters))
     while len(kept) > 1:
         sizes = {number: int((numbers == number).sum()) for number in kept}
