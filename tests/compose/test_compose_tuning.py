@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from tuning_checks import check_only, loss_on, public_texts
 
+from composed_files import mend_records
 from quiltwork.compose import tuning
 from quiltwork.compose.btx import BTX
 from quiltwork.compose.joining_language import joined_language
@@ -22,8 +24,9 @@ from quiltwork.compose.soup import Soup
 from quiltwork.compose.tuning import TuningPlan, tune
 from quiltwork.composite import Composite, open_composite
 from quiltwork.composite.tuned import documents_digest
+from quiltwork.contribution.canonical import encode
 from quiltwork.contribution.sealed import Contribution
-from quiltwork.errors import ExportError, InvalidOption, NeedsRetraining
+from quiltwork.errors import CheckpointError, ExportError, InvalidOption, NeedsRetraining
 from quiltwork.models.assembly import Experts
 from quiltwork.models.base import Base
 from quiltwork.training.loop import TrainingPlan
@@ -250,3 +253,38 @@ def test_the_card_says_that_nobody_leaves(tuned: Any, tmp_path: Path) -> None:
     card = (tmp_path / "after" / "README.md").read_text()
     assert "Tuned on public text after composing (router)" in card
     assert "quiltwork remove" not in card
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("what", "experts"),
+        ("texts", {}),
+        ("texts", {"public": {"documents": 0, "digest": "sha256:" + 64 * "0"}}),
+        ("texts", {"public": {"documents": 1, "digest": "0"}}),
+        ("plan", {"steps": [1]}),
+        ("last_loss", "low"),
+        ("code", "import os"),
+    ],
+)
+def test_a_record_of_tuning_that_is_none_is_refused(field: str, value: object, tuned: Any, tmp_path: Path) -> None:
+    _, after = tuned(MixtureOfExperts(LearnedRows()), "router", training=replace(TRAINING, steps=1))
+    after.save(tmp_path / "tuned")
+    where = tmp_path / "tuned" / "quiltwork.json"
+    told = json.loads(where.read_text())
+    told["tuned"][field] = value
+    where.write_text(json.dumps(told))
+    mend_records(tmp_path / "tuned")
+    with pytest.raises(CheckpointError, match=r"not provenance that this version"):
+        open_composite(tmp_path / "tuned")
+
+
+def test_a_composite_that_denies_its_tuning_is_refused_by_its_digest(tuned: Any, tmp_path: Path) -> None:
+    _, after = tuned(MixtureOfExperts(LearnedRows()), "router", training=replace(TRAINING, steps=1))
+    after.save(tmp_path / "tuned")
+    where = tmp_path / "tuned" / "quiltwork.json"
+    told = json.loads(where.read_text())
+    del told["tuned"]
+    where.write_bytes(encode(told))
+    with pytest.raises(CheckpointError):
+        open_composite(tmp_path / "tuned")
