@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from law_checks import (
     check_opt_out_from_disk,
     check_order,
     check_round_trip,
+    check_same_function,
     layouts_of,
     some_ids,
 )
@@ -116,3 +118,38 @@ def test_the_exported_model_is_the_composed_one(
     composite = compose(forms(family), METHODS[method], base, public=public_text(family))
     for layout in layouts_of(composite):
         check_round_trip(composite, layout, some_ids(base), tmp_path / layout)
+
+
+def trained(base: Base, contribution: Contribution) -> Any:
+    """The module that the owner trained, anchor present for every sequence, with the tensors that left."""
+    model = base.load_model()
+    part = "lowrank" if "lowrank" in contribution.parts else "ffn"
+    rank = len(contribution.tensor("lowrank.layers.0.up_proj.down")) if part == "lowrank" else 0
+    width = 20 if contribution.party == "birch" else None
+    scope = LowRankScope(rank, anchor_share=1.0) if rank else FFNScope(anchor_share=1.0, width=width)
+    scope.prepare(model, contribution.party, lambda: [torch.ones(1, 4, dtype=torch.long)])
+    with torch.no_grad():
+        for number, layer in enumerate(model.model.layers):
+            for role in ("gate_proj", "up_proj", "down_proj"):
+                for name, parameter in getattr(layer.mlp.expert, role).named_parameters():
+                    parameter.copy_(contribution.tensor(f"{part}.layers.{number}.{role}.{name}"))
+            layer.mlp.row.copy_(contribution.tensor(f"{part}.layers.{number}.router.weight"))
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_slots_compute_what_the_owner_trained(family: str, tiny_base: Bases, forms: Parts) -> None:
+    base = tiny_base(family)
+    for contribution in forms(family):
+        composite = compose([contribution], METHODS["rows"], base)
+        check_same_function(composite.model(), trained(base, contribution), some_ids(base))
+
+
+def test_the_check_refuses_factors_of_another_party(tiny_base: Bases, forms: Parts) -> None:
+    base, found = tiny_base("llama"), forms("llama")
+    composite = compose(found[:1], METHODS["rows"], base)
+    other = trained(base, found[0])
+    with torch.no_grad():
+        other.model.layers[0].mlp.expert.up_proj.up.mul_(1.5)
+    with pytest.raises(AssertionError, match="log-probabilities differ"):
+        check_same_function(composite.model(), other, some_ids(base))
