@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from quiltwork.compose.method import Method, compose
 from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
 from quiltwork.composite import Composite, open_composite
 from quiltwork.contribution.sealed import Contribution
+from quiltwork.errors import InvalidOption
+from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.models.base import Base
 
 Bases = Callable[[str], Base]
@@ -24,6 +27,11 @@ Parts = Callable[[str], list[Contribution]]
 Publics = Callable[[str], Public]
 Joiner = Callable[[Composite, Sequence[Contribution]], Composite]
 
+MEASURED = frozenset({"lda-public", "lda-public-plain", "evidence-ffn-switching"})
+"""Methods that measure those who join by more of the public text than a composed model holds."""
+
+ASKING = frozenset({"prompts", "prompts-last"})
+"""Methods that run the base."""
 
 
 def check_joining(
@@ -51,7 +59,38 @@ def check_joining(
 def test_joining_is_exact(
     method: str, family: str, late: str, tiny_base: Bases, contributions: Parts, public_text: Publics, tmp_path: Path
 ) -> None:
-    check_joining(contributions(family), METHODS[method], tiny_base(family), public_text(family), late, tmp_path)
+    base, public = tiny_base(family), public_text(family)
+    joiner = partial(
+        joined_language,
+        base=base if method in ASKING else None,
+        public=public if method in MEASURED else None,
+    )
+    check_joining(contributions(family), METHODS[method], base, public, late, tmp_path, joiner=joiner)
+
+
+@pytest.mark.parametrize(("method", "what"), [("lda-public", "public text"), ("prompts", "a base")])
+def test_what_a_composite_does_not_hold_is_asked_for(
+    method: str, what: str, tiny_base: Bases, contributions: Parts, public_text: Publics, tmp_path: Path
+) -> None:
+    ash, birch, cedar = contributions("olmo2")
+    base, public = tiny_base("olmo2"), public_text("olmo2")
+    compose([ash, birch], METHODS[method], base, public=public).save(tmp_path / "early")
+    with pytest.raises(InvalidOption, match=f"without {what}"):
+        joined_language(open_composite(tmp_path / "early"), [cedar])
+
+
+def test_another_public_text_is_refused(
+    tiny_base: Bases, contributions: Parts, public_text: Publics, tmp_path: Path
+) -> None:
+    ash, birch, cedar = contributions("olmo2")
+    base, public = tiny_base("olmo2"), public_text("olmo2")
+    compose([ash, birch], METHODS["evidence-ffn-tokens"], base, public=public).save(tmp_path / "early")
+    early = open_composite(tmp_path / "early")
+    tokens = public["tokens"]
+    assert isinstance(tokens, TokenHistogram)
+    with pytest.raises(InvalidOption, match="it is not what the model was composed with"):
+        joined_language(early, [cedar], public={**public, "tokens": TokenHistogram(tokens.counts + 1)})
+    joined_language(early, [cedar], public=public)
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 3, 4])
