@@ -47,7 +47,7 @@ from quiltwork.composite import (
     TableComposite,
     TableMethod,
 )
-from quiltwork.composite.provenance import kept_options
+from quiltwork.composite.provenance import inherited_from, kept_options
 from quiltwork.composite.saved import options_of
 from quiltwork.contribution.fields import is_named, owner_of
 from quiltwork.contribution.manifest import ExpertManifest, StatisticsManifest
@@ -185,7 +185,10 @@ def compose(
             why="it composes language models, and their contributions are changes to a base",
             mend="Give the base that the parties started from, or choose a method for tables or networks.",
         )
-    return _compose_language(ordered, method, base, public)
+    composite = _compose_language(ordered, method, base, public)
+    if trust is not None:
+        composite.provenance.refuse_revoked(trust)  # what is in a base that is a composite itself
+    return composite
 
 
 def _compose_language(
@@ -207,6 +210,7 @@ def _compose_language(
         options=_options(method, assembly.parties),
         averaged=isinstance(assembly, AveragedExperts),
         public=public_digest(public or {}, method.needs()),
+        inherited=inherited_from(base.path),
     )
     return Composite(assembly, provenance, TokenizerFiles.of(base))
 

@@ -42,7 +42,7 @@ def bill_of_materials(path: str | Path) -> str:
     """
     path = Path(path)
     provenance, told = read_provenance(path), read_json(path / PROVENANCE)
-    parts = [_contribution(entry) for entry in told["contributions"]]
+    parts = [_contribution(entry) for entry in (*told["contributions"], *told.get("inherited", []))]
     if provenance.base is not None:
         parts.insert(0, _base(provenance.base, provenance.base_name))
     files = [_file(path, name) for name in sorted(p for p in path.rglob("*") if p.is_file())]

@@ -186,7 +186,7 @@ class Composite:
 
     def _card(self, layout: Layout) -> str:
         """README.md: what the model is made of, as the model hubs read it."""
-        licences = sorted({e.licence for e in self.provenance.contributions})
+        licences = sorted({e.licence for e in (*self.provenance.contributions, *self.provenance.inherited)})
         use = (
             "It loads in plain `transformers`."
             if layout == "portable"
@@ -200,9 +200,14 @@ class Composite:
             f"# Composed model ({self.provenance.method})\n\n"
             f"Composed with quiltwork from {len(self.parties)} contributions on one base. {use}\n\n"
             f"Base: {f'{name}, ' if name else ''}`{self.provenance.base}`\n\n"
-            f"| party | contribution | licence |\n|---|---|---|\n{rows}\n\n"
+            f"| party | contribution | licence |\n|---|---|---|\n{rows}\n\n{self._inherited()}"
             f"The contributions' licences: {', '.join(licences)}. {self._leaving()}\n"
         )
+
+    def _inherited(self) -> str:
+        """What the card says of a base that is a composite itself."""
+        told = ", ".join(f"{e.party} (`{e.digest}`, {e.licence})" for e in self.provenance.inherited)
+        return f"The base is composed itself, of contributions that stay in it: {told}.\n\n" if told else ""
 
     def _leaving(self) -> str:
         """What the card says of taking a party out."""

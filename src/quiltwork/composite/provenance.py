@@ -64,6 +64,7 @@ class Provenance:
         tuned: what was tuned on public text after composing, if anything was.
         averaged: the body is a mean over the parties, of which a saved model has the sum only.
         public: digest of the public text that a language model was composed with (`quiltwork.compose.public_digest`).
+        inherited: what is in the base, where that is a composite itself, sorted; no party of these can be taken out.
     """
 
     base: str | None
@@ -74,6 +75,7 @@ class Provenance:
     tuned: Tuned | None = None
     averaged: bool = False
     public: str | None = None
+    inherited: tuple[Entry, ...] = ()
 
     @property
     def parties(self) -> tuple[str, ...]:
@@ -126,6 +128,9 @@ class Provenance:
         for entry in self.contributions:
             mend = f"Take it out: quiltwork remove DIRECTORY --party {entry.party} --out NEW, or compose without it."
             trust.refuse_revoked(entry.party, entry.digest, mend)
+        for entry in self.inherited:
+            mend = "It is in the base: take it out of the composite that the base is, and start from what is left."
+            trust.refuse_revoked(entry.party, entry.digest, mend)
 
     def to_json(self, layout: Layout, files: Mapping[str, FileRecord]) -> dict[str, Any]:
         """The content of quiltwork.json of a language model.
@@ -137,6 +142,7 @@ class Provenance:
         stated: dict[str, Any] = {} if self.base_name is None else {"base_name": self.base_name}
         stated |= {"averaged": True} if self.averaged else {}
         stated |= {} if self.tuned is None else {"tuned": self.tuned.model_dump(mode="json")}
+        stated |= {"inherited": [vars(e) for e in self.inherited]} if self.inherited else {}
         value = stated | {
             "format": FORMAT,
             "version": 1,
@@ -160,9 +166,7 @@ class Provenance:
         try:
             if value["format"] != FORMAT or value["version"] != 1:
                 raise KeyError(f"version {value.get('version')!r}")
-            entries = tuple(Entry(e["party"], e["digest"], e["licence"]) for e in value["contributions"])
-            if not all(isinstance(text, str) for entry in entries for text in vars(entry).values()):
-                raise KeyError("a contribution's party, digest or licence is not text")
+            entries, inherited = _entries(value["contributions"]), _entries(value.get("inherited", []))
             parties = [e.party for e in entries]
             due = sorted(parties if value["layout"] == "network" else set(parties))
             if parties != due or len(set(entries)) < len(entries):
@@ -179,13 +183,38 @@ class Provenance:
             if not isinstance(averaged, bool):
                 raise KeyError("'averaged' is neither true nor false")
             identity = None if base is None else str(base), str(value["method"])
-            return cls(*identity, entries, name, options, tuned, averaged, public)
+            return cls(*identity, entries, name, options, tuned, averaged, public, inherited)
         except (KeyError, TypeError, ValidationError) as error:
             raise CheckpointError(
                 f"'{where}'",
                 why=f"it is not provenance that this version of quiltwork wrote ({error})",
                 mend=_MEND,
             ) from error
+
+
+def _entries(value: Any) -> tuple[Entry, ...]:
+    """Entries as quiltwork.json lists them.
+
+    Raises:
+        KeyError, TypeError: they are none.
+    """
+    entries = tuple(Entry(e["party"], e["digest"], e["licence"]) for e in value)
+    if not all(isinstance(text, str) for entry in entries for text in vars(entry).values()):
+        raise KeyError("a contribution's party, digest or licence is not text")
+    return entries
+
+
+def inherited_from(base: Path) -> tuple[Entry, ...]:
+    """What is in a base, sorted: nothing, unless it is a composite itself.
+
+    Raises:
+        CheckpointError: it is one, and does not say of what.
+    """
+    if not (base / PROVENANCE).is_file():
+        return ()
+    provenance = read_provenance(base)
+    found = {*provenance.contributions, *provenance.inherited}
+    return tuple(sorted(found, key=lambda entry: (entry.party, entry.digest)))
 
 
 def digest_over(value: Mapping[str, Any]) -> str:
