@@ -131,7 +131,7 @@ def test_schema_is_the_documented_one():
         "extra",
     }
     assert raw["samples"][0]["tokens"][0].keys() == {"text", "slot", "weight"}
-    assert raw["routing"]["learned_rows"]["law"].keys() == {"slots", "layers"}
+    assert raw["routing"]["learned_rows"]["law"].keys() == {"slots", "layers", "spans"}
 
 
 def test_most_keys_are_optional():

@@ -34,6 +34,13 @@ from quiltwork.evaluate.network_means import flips_at_home
 from quiltwork.evaluate.network_plots import classes_map, flips_map, owners_pareto, owners_points
 from quiltwork.evaluate.network_views import class_table
 from quiltwork.evaluate.pareto import front
+from quiltwork.evaluate.routing_plots import (
+    MOST_PANELS,
+    load_balance,
+    own_by_position,
+    positioned,
+    slots_by_position,
+)
 from quiltwork.evaluate.scores import Cell, Scores
 
 MARKERS = "osD^vPX*<>hp"
@@ -324,6 +331,7 @@ def _wanted(scores: Scores) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
         yield "routing", f"Routing: {method}", partial(routing_shares, scores, method)
         if varies_by_layer(scores, method):
             yield "routing", f"Routing by layer: {method}", partial(routing_layers, scores, method)
+    yield from _of_positions(scores)
     for method in scores.leave_one_out:
         if method in scores.methods:
             yield "leave-one-out", f"Leave one out: {method}", partial(externalities, scores, method)
@@ -331,6 +339,21 @@ def _wanted(scores: Scores) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
         yield "calibration", "Calibration", lambda: calibration(scores)
     if scores.contributions:
         yield "contributions", "Contributions", lambda: contribution_bytes(scores)
+
+
+def _of_positions(scores: Scores) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
+    """How evenly experts are used, and who answers at which position."""
+    domains = ordered_domains(scores)
+    for method, routings in scores.routing.items():
+        known = [domain for domain in domains if domain in routings and len(routings[domain].slots) > 1]
+        if known:
+            yield "balance", f"Load balance: {method}", partial(load_balance, scores, method, known)
+    spread = {method: positioned(scores, method, domains) for method in scores.routing}
+    if any(spread.values()):
+        yield "positions", "Own party by position", lambda: own_by_position(scores, domains)
+    for method, known in spread.items():
+        if known:
+            yield "positions", f"By position: {method}", partial(slots_by_position, scores, method, known[:MOST_PANELS])
 
 
 def _stem(caption: str, taken: Container[str]) -> str:
