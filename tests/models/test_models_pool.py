@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +115,35 @@ def test_half_an_entry_is_none(suffix: str, pool: Pool, tmp_path: Path) -> None:
     first = write(pool, tmp_path / "one", 1.0, "x")
     next((pool.path / "shards").glob(f"*{suffix}")).unlink()
     assert write(pool, tmp_path / "two", 1.0, "x") == first
+
+
+def test_what_a_killed_writer_left_is_cleared(pool: Pool, tmp_path: Path) -> None:
+    left = pool.path / "shards" / f".{'0' * 64}.partial"
+    left.write_bytes(b"half")
+    write(pool, tmp_path / "one", 1.0, "x")
+    assert not left.exists()
+    left.write_bytes(b"half")
+    write(pool, tmp_path / "two", 1.0, "x")  # a warm pool is not touched
+    assert left.exists()
+
+
+def test_writers_take_turns(pool: Pool, tmp_path: Path) -> None:
+    script = "\n".join(
+        (
+            "import sys, torch",
+            "from dataclasses import replace",
+            "from pathlib import Path",
+            "from quiltwork.models.pool import open_pool",
+            "from quiltwork.models.sources import Source",
+            "table = {'a': replace(Source.of(torch.ones(2**20)), identity='x')}",
+            "print(open_pool(Path(sys.argv[1]))(Path(sys.argv[2]), table).digest)",
+        )
+    )
+    words = [sys.executable, "-c", script, str(pool.path)]
+    started = [subprocess.Popen([*words, str(tmp_path / str(n))], stdout=subprocess.PIPE, text=True) for n in range(3)]
+    told = {process.communicate()[0] for process in started}
+    assert told == {record_of(tmp_path / "0").digest + "\n"}
+    assert len(shards(pool.path)) == 1
 
 
 def test_a_base_is_read_again_when_a_file_of_it_changes(tiny_base: Bases, pool: Pool, tmp_path: Path) -> None:

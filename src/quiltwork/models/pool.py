@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,7 +87,7 @@ class Pool:
         if key is None:
             return None
         entry = self.path / _SHARDS / f"{key}.safetensors"
-        record = self._record(entry) or self._enter(entry, table)
+        record = self._record(entry) or self._entered(entry, table)
         place_same(entry, target)
         return record
 
@@ -104,17 +105,13 @@ class Pool:
             raise altered(entry, f"it holds {size} bytes, and {record.bytes} were written")
         return record
 
-    def _enter(self, entry: Path, table: Sources) -> FileRecord:
-        partial = entry.with_name(f".{entry.stem}.{secrets.token_hex(4)}.partial")
-        try:
-            record = write_shard(partial, table)
-            partial.chmod(0o444)
-            partial.replace(entry)
-        finally:
-            partial.unlink(missing_ok=True)
-        # the record last: a shard without one is no entry
-        write_file(entry.with_suffix(".json"), json.dumps(vars(record)))
-        return record
+    def _entered(self, entry: Path, table: Sources) -> FileRecord:
+        """The record of an entry that somebody makes: this process, or one that was before it at the door."""
+        with _alone(self.path / MARK):
+            # nobody is writing now, so what is half-written is of someone who died
+            for left in (self.path / _SHARDS).glob(".*.partial"):
+                left.unlink()
+            return self._record(entry) or _enter(entry, table)
 
     def knows(self, digest: str) -> bool:
         """Whether a contribution of this digest was read in full before."""
@@ -131,6 +128,32 @@ class Pool:
         if not kept.is_file():
             write_file(kept, base.digest)
         return replace(base, known=kept.read_text())
+
+
+def _enter(entry: Path, table: Sources) -> FileRecord:
+    partial = entry.with_name(f".{entry.stem}.partial")
+    try:
+        record = write_shard(partial, table)
+        partial.chmod(0o444)
+        partial.replace(entry)
+    finally:
+        partial.unlink(missing_ok=True)
+    # the record last: a shard without one is no entry
+    write_file(entry.with_suffix(".json"), json.dumps(vars(record)))
+    return record
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a file's lock, where the system has any; a process that dies lets go of it."""
+    with open(path, "rb") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except (ImportError, OSError):  # no locks here: two writers would write the same bytes
+            pass
+        yield
 
 
 def _stamps(directory: Path) -> list[str]:
