@@ -49,6 +49,36 @@ def test_clusters_leave_side_by_side(base: Path, fragments: Mapping[str, Path], 
     done("remove", tmp_path / "composed", "--party", "ash.c1", "--out", tmp_path / "rest")
 
 
+def test_columns_are_owners_and_slots_are_labels(base: Path, fragments: Mapping[str, Path], tmp_path: Path) -> None:
+    for share, party in (("east", "ash"), ("west", "cedar")):
+        done(*command(base, fragments[party], tmp_path / share, "--share", share))
+    other = (
+        "contribute",
+        "--base",
+        base,
+        "--data",
+        fragments["birch"],
+        "--party",
+        "birch",
+        "--out",
+        tmp_path / "birch",
+    )
+    done(*other, *FAST)
+    given = (tmp_path / "east", tmp_path / "west", tmp_path / "birch")
+    done("compose", *given, "--base", base, "--method", "evidence_ffn", "--floor", 0, "--out", tmp_path / "composed")
+    text = [o for p in ("ash", "birch") for o in ("--party", f"{p}={fragments[p]}")]
+    alone = [o for path in given for o in ("--contribution", path)]
+    arguments = ("evaluate", f"m={tmp_path / 'composed'}", "--base", base, "--max-bytes", 500, "--max-length", 48)
+    outcome = done(*arguments, *text, *alone, "--leave-one-out", "m", "--json", "--out", tmp_path / "scores.json")
+    scores = outcome.json
+    assert scores["parties"] == ["ash", "birch"]
+    assert set(scores["alone"]) == {"birch"}
+    assert "ash has several experts" in outcome.err
+    assert set(scores["leave_one_out"]["m"]) == {"ash", "birch"}
+    assert scores["routing"]["m"]["ash"]["slots"] == ["base", "ash.east", "ash.west", "birch"]
+    done("report", tmp_path / "scores.json", "--out", tmp_path / "report.html")
+
+
 @pytest.mark.parametrize(
     ("options", "names"),
     [

@@ -12,6 +12,7 @@ from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
     from quiltwork.composite import Composite
+    from quiltwork.contribution.sealed import Contribution
     from quiltwork.evaluate.scores import Scores
     from quiltwork.models.base import Base
 
@@ -36,6 +37,7 @@ def score_text(
     sizes: Sizes,
 ) -> Scores:
     """The score matrix of language models on texts; see ``quiltwork evaluate``."""
+    from quiltwork.contribution.fields import owner_of
     from quiltwork.evaluate.matrix import Candidates, HeldOut, score_matrix
     from quiltwork.models.base import separator_id
 
@@ -44,7 +46,7 @@ def score_text(
     paths = {**data.parties, **data.public}
     domains = {name: documents_of(files, sizes.max_bytes) for name, files in paths.items()}
     methods, others = _models(named, base)
-    for name in data.public.keys() & {p for composite in methods.values() for p in composite.parties}:
+    for name in data.public.keys() & {owner_of(p) for composite in methods.values() for p in composite.parties}:
         raise InvalidOption(f"domain '{name}'", why="a party of the model has that name", mend="Rename the domain.")
     return score_matrix(
         Candidates(
@@ -110,11 +112,19 @@ def _of_base(composite: Composite, path: Path, base: Base) -> Composite:
 
 
 def _alone(paths: list[Path], base: Base, parties: tuple[str, ...]) -> dict[str, Composite]:
+    """The model of each owner with one expert; of several there is none, since nothing says how to mix them."""
     from quiltwork.compose.alone import Alone
     from quiltwork.compose.method import compose
+    from quiltwork.contribution.fields import owner_of
 
-    contributions = [c for c in read_contributions(paths) if c.kind == "expert" and c.party in parties]
-    return {c.party: compose([c], Alone("full" if "full" in c.provides else "ffn"), base) for c in contributions}
+    own: dict[str, list[Contribution]] = {}
+    for contribution in read_contributions(paths):
+        if contribution.kind == "expert" and owner_of(contribution.party) in parties:
+            own.setdefault(owner_of(contribution.party), []).append(contribution)
+    for owner in [owner for owner, found in own.items() if len(found) > 1]:
+        say(f"{owner} has several experts, and no model alone: compose them to see what they are worth together")
+        del own[owner]
+    return {p: compose([c], Alone("full" if "full" in c.provides else "ffn"), base) for p, (c,) in own.items()}
 
 
 def _known(names: list[str], methods: dict[str, Composite]) -> list[str]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from quiltwork.composite import Composite
+from quiltwork.contribution.fields import owner_of
 from quiltwork.errors import InvalidOption
 from quiltwork.evaluate.bits_per_byte import score
 from quiltwork.evaluate.routing import measures, routing
@@ -170,7 +171,7 @@ class Candidates:
         base: the public base.
         methods: compositions by name.
         alone: each party's own model.
-        leave_one_out: names of the methods to score again without each party.
+        leave_one_out: names of the methods to score again without each owner.
         others: further models by name, such as the pooled-data bound.
     """
 
@@ -244,5 +245,7 @@ def score_matrix(
 
 
 def _left_out(composite: Composite, name: str, score_one: Callable[..., Findings]) -> dict[str, Row]:
-    parties: Iterable[str] = composite.parties if len(composite.parties) > 1 else ()
-    return {p: score_one(f"{name} without {p}", composite.without(p).model()).row for p in parties}
+    # an owner of several experts takes all of them along
+    owners = list(dict.fromkeys(map(owner_of, composite.parties)))
+    owners = owners if len(owners) > 1 else []
+    return {p: score_one(f"{name} without {p}", composite.without(p).model()).row for p in owners}
