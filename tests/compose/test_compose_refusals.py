@@ -17,8 +17,8 @@ from quiltwork.compose.method import Method, compose
 from quiltwork.compose.mixture import MixtureOfExperts
 from quiltwork.compose.router_evidence import PrefixEvidence
 from quiltwork.compose.router_rows import LearnedRows
-from quiltwork.compose.statistics import histogram_of
 from quiltwork.compose.soup import Soup
+from quiltwork.compose.statistics import histogram_of
 from quiltwork.contribution.kinds import (
     BigramHistogramStatistic,
     ExpertMethod,

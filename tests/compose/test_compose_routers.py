@@ -265,9 +265,13 @@ def test_a_bounded_row_is_the_smaller_of_two_and_knows_no_other_party(
     assert torch.equal(alone.rows["ash"].load(), router.rows["ash"].load())
 
 
-def test_a_bound_needs_public_text(tiny_base: Bases, contributions: Parts) -> None:
-    with pytest.raises(InvalidOption, match=r"bound=1\.0 without bigrams of public text"):
-        compose(contributions("olmo2"), MixtureOfExperts(PrefixEvidence(bound=1.0, floor=0.0)), tiny_base("olmo2"))
+def test_without_public_text_nothing_is_bounded(tiny_base: Bases, contributions: Parts) -> None:
+    base, found = tiny_base("olmo2"), contributions("olmo2")
+    for bound in (1.0, None):
+        method = MixtureOfExperts(PrefixEvidence("tokens", bound=bound, floor=0.0))
+        row = compose(found, method, base).assembly.router.rows["ash"].load().numpy()  # type: ignore[union-attr]
+        counts = found[0].tensor("tokens.counts").numpy() + 0.5
+        np.testing.assert_allclose(row, np.log(counts / counts.sum()), atol=1e-6)
 
 
 @pytest.mark.parametrize(
