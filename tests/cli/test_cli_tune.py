@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 from cli_runner import done, files, refused
+from safetensors.torch import load_file
 
 QUICK = ("--steps", "4", "--batch-size", "4", "--sequence-length", "24", "--learning-rate", "0.02", "--cpu")
 
@@ -24,7 +28,7 @@ def test_rows_are_tuned_and_the_experts_files_stay(
     assert out.json["parties"] == ["ash", "birch", "cedar"]
     assert (out.json["tuned"]["what"], out.json["tuned"]["selection"]) == ("router", "none")
     left, right = files(before), files(tmp_path / "tuned")
-    assert {name for name in left if left[name] != right[name]} == {"router.safetensors", "quiltwork.json"}
+    assert {name for name in left if left[name] != right[name]} == {"router.safetensors", "quiltwork.json", "README.md"}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["tuned"]
     refused("remove", tmp_path / "tuned", "--party", "ash", "--out", tmp_path / "x", names="ash", mend="quiltwork tune")
 
@@ -114,3 +118,17 @@ def test_an_owner_names_documents_and_they_stand_in(
         names="names no public documents",
         mend="evidence",
     )
+
+
+@pytest.mark.slow
+def test_two_processes_tune_as_one(composed: Callable[[str], Path], public: Path, tmp_path: Path) -> None:
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    for name, launcher in (("two", two), ("one", [sys.executable])):
+        command = [*launcher, "-m", "quiltwork", "tune", composed("learned_rows"), "--public", public, *QUICK]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        ran = subprocess.run([*map(str, command), "--out", str(tmp_path / name)], env=environment, check=False)
+        assert ran.returncode == 0
+    rows = [load_file(tmp_path / name / "router.safetensors") for name in ("one", "two")]
+    before = load_file(composed("learned_rows") / "router.safetensors")
+    for key, tensor in rows[0].items():
+        assert (tensor - rows[1][key]).abs().max() < 1e-5 < (tensor - before[key]).abs().max()

@@ -75,6 +75,7 @@ def run(
     from quiltwork.files import require_absent
     from quiltwork.models.base import load_tokenizer
     from quiltwork.training.loop import TrainingPlan
+    from quiltwork.training.processes import processes
 
     require_absent(out, overwrite)
     training = TrainingPlan(
@@ -104,8 +105,14 @@ def run(
         )
     place = (state or out.with_name(out.name + ".state")) / "tuning"
     tuned = tune(composite, load_tokenizer(composed), texts, plan, state_dir=place, force_cpu=cpu)
+    group = processes()
+    if group is not None and not group.is_main_process:
+        group.wait_for_everyone()
+        return
     tuned.save(out, layout=saved_layout(composed), overwrite=overwrite)
     _forget(place)
+    if group is not None:
+        group.wait_for_everyone()
     record = tuned.provenance.tuned
     assert record is not None
     say(f"wrote {out}: {what} tuned, loss {record.first_loss:.3f} to {record.last_loss:.3f} nats a token")

@@ -10,7 +10,6 @@ under differential privacy (see ``evidence/release.py``).
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -49,9 +48,9 @@ from quiltwork.party.summaries import MOMENT_BLOCKS, batched, summarise
 from quiltwork.privacy.events import Event, ExactEvent
 from quiltwork.training.loop import TrainingPlan, TrainingResult, train
 from quiltwork.training.packing import epochs, pack
+from quiltwork.training.processes import processes
 
 if TYPE_CHECKING:
-    from accelerate import PartialState
     from transformers import PreTrainedTokenizerBase
 
 SHUFFLE_BUFFER = 32768
@@ -173,9 +172,9 @@ def contribute(
             model, scope, order, documents, separator_id(tokenizer), place, subject, force_cpu
         )
         tensors |= scope.tensors(model, base)
-    processes = _processes()
-    if processes is not None and not processes.is_main_process:
-        processes.wait_for_everyone()
+    group = processes()
+    if group is not None and not group.is_main_process:
+        group.wait_for_everyone()
         return read(target)
     statistics, events = summarise(base, order, fragment, documents, separator_id(tokenizer), tensors)
     draft = Draft(
@@ -192,18 +191,9 @@ def contribute(
     contribution = write(target, draft, overwrite=overwrite)
     if state_dir is not None:
         _forget(Path(state_dir), order.scopes)
-    if processes is not None:
-        processes.wait_for_everyone()
+    if group is not None:
+        group.wait_for_everyone()
     return contribution
-
-
-def _processes() -> PartialState | None:
-    """The group of processes that train together, or None for a single one; only its main process writes."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return None
-    from accelerate import PartialState
-
-    return PartialState()
 
 
 def _forget(state_dir: Path, scopes: Sequence[Scope]) -> None:
