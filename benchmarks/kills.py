@@ -27,6 +27,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -110,6 +111,8 @@ def start(arguments: Sequence[str], place: Path, prelude: Callable[[], None] = l
         os._exit(0)
     except SystemExit as end:
         os._exit(end.code if isinstance(end.code, int) else bool(end.code))
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(70)
 

@@ -68,6 +68,8 @@ class MemberWeights(nn.Module):
 
 def _mix(log_probabilities: list[Tensor], log_weights: Tensor) -> Tensor:
     """log sum_m w_m p_m; ``log_weights`` is ``[..., members]``, each member's tensor ``[..., vocabulary]``."""
+    if len(log_probabilities) == 1 and not bool(log_weights.any()):
+        return log_probabilities[0]
     stacked = torch.stack(log_probabilities, dim=-1)
     return torch.logsumexp(stacked + log_weights.unsqueeze(-2), dim=-1)
 
@@ -278,7 +280,8 @@ class QuiltworkEnsembleForCausalLM(PreTrainedModel, GenerationMixin):
         weights, cache.router = self.evidence(ids, cache.router, real)
         own = {r: weights[r] if real is None else weights[r, real[r]] for r in rows}
         own = {r: weight[-keep:] if keep else weight for r, weight in own.items()}
-        wanted = {m: [r for r in rows if bool((own[r][:, m] > 0).any())] for m in range(len(cache.pasts))}
+        weighty = {r: (weight > 0).any(dim=0).tolist() for r, weight in own.items()}
+        wanted = {m: [r for r in rows if weighty[r][m]] for m in range(len(cache.pasts))}
         answers = self._answers(cache, new, wanted, keep)
         return {r: _mix(list(answers[r].values()), own[r][:, list(answers[r])].log().to(self.dtype)) for r in rows}
 
