@@ -39,7 +39,7 @@ def routers(model: nn.Module) -> list[nn.Module]:
     from quiltwork.models.native.ensemble import MemberWeights
 
     modules = list(model.modules())
-    rows = [m.router for m in modules if isinstance(m, ExpertBank) and m.router is not None]
+    rows: list[nn.Module] = [m.router for m in modules if isinstance(m, ExpertBank) and m.router is not None]
     return rows or [m for m in modules if isinstance(m, EvidenceRouter | MemberWeights) or _is_portable(m)]
 
 
