@@ -42,7 +42,7 @@ def run(
     scope: Annotated[str, typer.Option(help="full, ffn or lowrank.")] = "full",
     rank: Annotated[int, typer.Option(help="lowrank: columns of the factors.")] = 64,
     drop_rest: Annotated[
-        bool, typer.Option(help="ffn, lowrank: leave out what else was tuned, rather than refuse it.")
+        bool, typer.Option("--drop-rest", help="ffn, lowrank: leave out what else was tuned, rather than refuse it.")
     ] = False,
     delta_dtype: Annotated[str, typer.Option(help="full: type of the differences: base, float32, bfloat16.")] = "base",
     share: Annotated[str | None, typer.Option(help="Name of one of several experts of yours.")] = None,
