@@ -27,7 +27,7 @@ Parts = Callable[[str], list[Contribution]]
 Publics = Callable[[str], Public]
 Joiner = Callable[[Composite, Sequence[Contribution]], Composite]
 
-MEASURED = frozenset({"lda-public", "lda-public-plain", "evidence-ffn-switching"})
+MEASURED = frozenset({"lda-public", "lda-public-plain"})
 """Methods that measure those who join by more of the public text than a composed model holds."""
 
 ASKING = frozenset({"prompts", "prompts-last"})

@@ -22,14 +22,12 @@ from quiltwork.compose.mixture import MixtureOfExperts
 from quiltwork.compose.public_digest import public_digest
 from quiltwork.compose.reopen import make_language_method
 from quiltwork.compose.router_both import RowsAndEvidence
-from quiltwork.compose.router_evidence import PrefixEvidence
 from quiltwork.compose.router_lda import ResidualLDA
 from quiltwork.compose.router_prompts import PromptRows
-from quiltwork.compose.statistics import PublicText, described_by
+from quiltwork.compose.statistics import KeptRow, PublicText, described_by
 from quiltwork.composite import PROVENANCE, Composite
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import BaseMismatch, DuplicateParty, ExportError, InvalidOption
-from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.models.assembly import DenseBody, Experts, Members
 from quiltwork.models.base import Base
 from quiltwork.models.discriminants import Discriminants
@@ -172,14 +170,12 @@ def _described(composite: Composite, method: Method, base: Base, given: PublicTe
 def _measures_by_public(method: Method) -> bool:
     """True if a party's share depends on more of the public text than a composed model keeps."""
     router = method.router if isinstance(method, MixtureOfExperts) else None
-    rows, evidence = (router.rows, router.evidence) if isinstance(router, RowsAndEvidence) else (router, router)
-    if isinstance(rows, ResidualLDA) and rows.covariance == "public":
-        return True
-    return isinstance(evidence, PrefixEvidence) and evidence.bound is not None
+    rows = router.rows if isinstance(router, RowsAndEvidence) else router
+    return isinstance(rows, ResidualLDA) and rows.covariance == "public"
 
 
 def _held(composite: Composite) -> PublicText:
-    """What the model holds of its public text: moments whole; of a histogram its size, and joining keeps its row."""
+    """What the model holds of its public text: moments whole, and the row of a histogram."""
     assembly = composite.assembly
     router = assembly.router if isinstance(assembly, Experts) else getattr(assembly, "weighting", None)
     parts = (router.rows, router.evidence) if isinstance(router, Joint) else (router,)
@@ -188,5 +184,5 @@ def _held(composite: Composite) -> PublicText:
         if isinstance(part, Discriminants):
             found["moments"] = part.public
         if isinstance(part, Evidence) and part.public is not None:
-            found[part.settings["features"]] = TokenHistogram(np.ones(part.settings["symbols"]))
+            found[part.settings["features"]] = KeptRow(np.frombuffer(b"".join(part.public.pieces()), "<f4"))
     return found

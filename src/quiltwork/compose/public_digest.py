@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 
-from quiltwork.compose.statistics import PublicText
+from quiltwork.compose.statistics import KeptRow, PublicText
 from quiltwork.contribution.canonical import encode
 from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.files import FileRecord
@@ -29,9 +29,11 @@ def public_digest(public: PublicText, needed: Collection[str]) -> str | None:
     return FileRecord.of(encode(read)).digest if read else None
 
 
-def _arrays(item: TokenHistogram | ResidualMoments) -> dict[str, str]:
+def _arrays(item: TokenHistogram | KeptRow | ResidualMoments) -> dict[str, str]:
     if isinstance(item, TokenHistogram):
         return {"counts": hashlib.sha256(item.counts.astype("<f8").tobytes()).hexdigest()}
+    if isinstance(item, KeptRow):
+        return {"row": hashlib.sha256(item.values.astype("<f4").tobytes()).hexdigest()}
     named = {name: _digest(source) for name, source in item.tensors().items()}
     return named | {"rows": str(item.rows)}
 

@@ -3,7 +3,7 @@
 Each party's row is the log of its smoothed histogram, and depends on no other party's. With a ``bound`` it may exceed
 the row of the public text by so many nats at most, symbol by symbol:
 
-    row_h(c) = min(log u_h(c), log u_public(c) + bound)
+    row_h(c) = min(log u_h(c), row_public(c) + bound)
 
 so that one symbol moves the odds of a party against the base by exp(bound / temperature) and no more, and a histogram
 made up of what every text holds once cannot draw every text to its party. A capped row sums to less than one: mass that
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quiltwork.compose.router import require_positive, require_top_k
-from quiltwork.compose.statistics import FEATURES, PublicText, histogram_of
+from quiltwork.compose.statistics import FEATURES, KeptRow, PublicText, histogram_of
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import InvalidOption, TensorMismatch
 from quiltwork.evidence.forgetting import require_forgetting
@@ -107,11 +107,11 @@ class PrefixEvidence:
         """
         histograms = {c.party: histogram_of(c, self.features) for c in members}
         described = self._public(public)
-        symbols = _one_alphabet(histograms | ({"public text": described} if described is not None else {}))
-        ceiling = described.log_probabilities(self.smoothing) if described is not None else None
+        sizes = {name: len(histogram.counts) for name, histogram in histograms.items()}
+        symbols = _one_alphabet(sizes | ({"public text": len(described)} if described is not None else {}))
         return Evidence(
-            rows={party: _source(self._row(histogram, ceiling)) for party, histogram in histograms.items()},
-            public=_source(ceiling) if ceiling is not None else None,
+            rows={party: _source(self._row(histogram, described)) for party, histogram in histograms.items()},
+            public=_source(described) if described is not None else None,
             settings={
                 "features": self.features,
                 "symbols": symbols,
@@ -127,10 +127,13 @@ class PrefixEvidence:
             weights=weights,
         )
 
-    def _public(self, public: PublicText) -> TokenHistogram | None:
+    def _public(self, public: PublicText) -> NDArray[np.float64] | None:
+        """The public text's row as the router keeps it, so that whoever joins later finds the same ceiling."""
         described = public.get(self.features)
+        if isinstance(described, KeptRow):
+            return described.values.astype(np.float64)
         if isinstance(described, TokenHistogram):
-            return described
+            return described.log_probabilities(self.smoothing).astype(np.float32).astype(np.float64)
         if self.floor is None:
             raise InvalidOption(
                 f"an evidence router without {self.features} of public text",
@@ -149,9 +152,8 @@ def _source(row: NDArray[np.float64]) -> Source:
     return Source.streamed("F32", row.shape, lambda: iter([row.astype("<f4").tobytes()]))
 
 
-def _one_alphabet(histograms: Mapping[str, TokenHistogram]) -> int:
+def _one_alphabet(sizes: Mapping[str, int]) -> int:
     """The number of symbols that all histograms share."""
-    sizes = {name: len(histogram.counts) for name, histogram in histograms.items()}
     first, size = next(iter(sizes.items()))
     for name, other in sizes.items():
         if other != size:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from quiltwork.compose.parts import source
 from quiltwork.contribution.kinds import ResidualMomentsStatistic
@@ -15,7 +19,15 @@ from quiltwork.models.residual import ResidualMoments
 FEATURES = ("tokens", "bigrams", "trigrams")
 """What an evidence router can read a text as."""
 
-PublicText = Mapping[str, TokenHistogram | ResidualMoments]
+
+@dataclass(frozen=True)
+class KeptRow:
+    """What a composed model keeps of public text's histogram: its log-probabilities, float32 ``[symbols]``."""
+
+    values: NDArray[np.float32]
+
+
+PublicText = Mapping[str, TokenHistogram | KeptRow | ResidualMoments]
 """What describes public text: a histogram by feature, and ``"moments"`` of the base's residual stream over it."""
 
 
