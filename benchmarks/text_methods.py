@@ -92,8 +92,8 @@ def router_methods(settings: Settings) -> dict[str, Any]:
         "evidence_rows": RowsAndEvidence(),
         "evidence_lda": RowsAndEvidence(rows=ResidualLDA(), share=0.25),
         "evidence_ffn_trigrams": PrefixEvidence(features="trigrams"),
-        "evidence_ffn_bound": PrefixEvidence(bound=3.0),
-        "evidence_ffn_switching": PrefixEvidence(switching=0.01),
+        "evidence_ffn_unbounded": PrefixEvidence(bound=None),
+        "evidence_ffn_switching": PrefixEvidence(switching=1e-4, temperature=2.0),
     }
     if set(settings.parties) <= set(PROMPTS):
         prompts = {party_name(d): Prompts(PROMPTS[d]) for d in settings.parties}
@@ -101,8 +101,8 @@ def router_methods(settings: Settings) -> dict[str, Any]:
     return {
         **{name: MixtureOfExperts(router) for name, router in rows.items()},
         "evidence_full_trigrams": MixtureOfExperts(PrefixEvidence(features="trigrams"), scope="full"),
-        "evidence_full_bound": MixtureOfExperts(PrefixEvidence(bound=3.0), scope="full"),
-        "evidence_full_switching": MixtureOfExperts(PrefixEvidence(switching=0.01), scope="full"),
+        "evidence_full_unbounded": MixtureOfExperts(PrefixEvidence(bound=None), scope="full"),
+        "evidence_full_switching": MixtureOfExperts(PrefixEvidence(switching=1e-4, temperature=2.0), scope="full"),
         "task_arithmetic_0.4": TaskArithmetic(0.4),
         "ties": Ties(),
         "dare_linear": Dare(scale=1 / len(settings.parties)),
@@ -123,14 +123,17 @@ def forgetting() -> dict[str, Any]:
         return MixtureOfExperts(PrefixEvidence(**options), scope=scope)
 
     ways: dict[str, dict[str, float]] = {"": {}}
-    ways |= {f"_half_life_{n}": {"half_life": float(n)} for n in (16, 64)}
-    ways |= {f"_switching_{a}": {"switching": a} for a in (0.003, 0.01, 0.03, 0.1)}
+    ways |= {f"_half_life_{n}": {"half_life": float(n)} for n in (20, 50)}
+    ways |= {f"_switching_{a:g}": {"switching": a} for a in (1e-4, 1e-2)}
+    ways["_switching_0.0001_t2"] = {"switching": 1e-4, "temperature": 2.0}
     return {
         **{f"evidence_full{way}": evidence("full", **options) for way, options in ways.items()},
         **{f"evidence_ffn{way}": evidence("ffn", **options) for way, options in ways.items()},
         "learned_rows": MixtureOfExperts(LearnedRows()),
         "evidence_rows": MixtureOfExperts(RowsAndEvidence()),
-        "evidence_rows_switching_0.03": MixtureOfExperts(RowsAndEvidence(evidence=PrefixEvidence(switching=0.03))),
+        "evidence_rows_switching_0.0001_t2": MixtureOfExperts(
+            RowsAndEvidence(evidence=PrefixEvidence(switching=1e-4, temperature=2.0))
+        ),
         "btm": Ensemble("likelihood"),
     }
 
