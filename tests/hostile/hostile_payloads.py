@@ -244,12 +244,12 @@ def _tokens(manifest: dict[str, Any], statistic: dict[str, Any]) -> dict[str, Ne
     return {"tokens.counts": Need((manifest["base"]["vocabulary_size"],), least=0.0, most=MOST)}
 
 
-def _bigrams(manifest: dict[str, Any], statistic: dict[str, Any]) -> dict[str, Need]:
-    return {"bigrams.counts": Need((statistic["cells"],), least=0.0, most=MOST)}
+def _hashed(manifest: dict[str, Any], statistic: dict[str, Any]) -> dict[str, Need]:
+    return {f"{statistic['name']}.counts": Need((statistic["cells"],), least=0.0, most=MOST)}
 
 
-def _trigrams(manifest: dict[str, Any], statistic: dict[str, Any]) -> dict[str, Need]:
-    return {"trigrams.counts": Need((statistic["cells"],), least=0.0, most=MOST)}
+def _proxies(manifest: dict[str, Any], statistic: dict[str, Any]) -> dict[str, Need]:
+    return {"proxies.documents": Need((statistic["documents"],), least=0.0, most=MOST - 1)}
 
 
 def _residual(manifest: dict[str, Any], statistic: dict[str, Any]) -> dict[str, Need]:
@@ -258,10 +258,6 @@ def _residual(manifest: dict[str, Any], statistic: dict[str, Any]) -> dict[str, 
     second = Need((h, h), types) if statistic["second"] == "full" else Need((h,), types, least=0.0)
     both = {"mean": Need((h,), types), "second": second}
     return {f"moments.layers.{i}.{n}": need for i in range(statistic["layers"]) for n, need in both.items()}
-
-
-def _proxies(manifest: dict[str, Any], statistic: dict[str, Any]) -> dict[str, Need]:
-    return {"proxies.documents": Need((statistic["documents"],), least=0.0, most=MOST - 1)}
 
 
 def _groups(name: str, groups: int, width: int, least: float) -> dict[str, Need]:
@@ -306,8 +302,8 @@ def _classes(manifest: dict[str, Any], statistic: dict[str, Any]) -> dict[str, N
 
 _STATISTIC = {
     "tokens": _tokens,
-    "bigrams": _bigrams,
-    "trigrams": _trigrams,
+    "bigrams": _hashed,
+    "trigrams": _hashed,
     "proxies": _proxies,
     "moments": _residual,
     "covariates": _covariates,

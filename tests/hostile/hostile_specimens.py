@@ -24,6 +24,7 @@ from quiltwork.contribution.kinds import (
     RetainedShares,
     StatisticsMethod,
     TokenHistogramStatistic,
+    TrigramHistogramStatistic,
 )
 from quiltwork.contribution.manifest import BaseReference, TrainingSummary
 from quiltwork.contribution.store import Draft, write
@@ -121,26 +122,29 @@ def expert(sizes: Sizes, party: str, seed: int, *, factors: bool = False) -> Dra
 
 
 def statistics(sizes: Sizes) -> Draft:
-    """A histogram and variances alone."""
-    tensors: dict[str, Any] = {"tokens.counts": np.arange(sizes.base.vocabulary_size, dtype=np.float64)}
-    tensors["proxies.documents"] = np.array([0.0, 7.0, 2.0**53 - 1])
-    for i in range(sizes.layers):
-        tensors[f"moments.layers.{i}.mean"] = np.zeros(sizes.hidden)
-        tensors[f"moments.layers.{i}.second"] = np.ones(sizes.hidden)
+    """Histograms, variances and public documents alone."""
+    random = np.random.default_rng(3)
+    moments = ResidualMomentsStatistic(layers=sizes.layers, hidden_size=sizes.hidden, second="diagonal", rows=9)
+    variances = {n: np.ones(need.shape) for n, need in (moments.part(0).required or {}).items()}
     return Draft(
         party="cedar",
         base=sizes.base,
         method=StatisticsMethod(),
-        tensors=tensors,
+        tensors={
+            **variances,
+            "tokens.counts": np.arange(sizes.base.vocabulary_size, dtype=np.float64),
+            "trigrams.counts": random.integers(0, 9, 8).astype(np.float64),
+            "proxies.documents": np.array([17.0, 3.0, 2.0**40]),
+        },
         statistics=(
             TokenHistogramStatistic(),
-            ResidualMomentsStatistic(layers=sizes.layers, hidden_size=sizes.hidden, second="diagonal", rows=9),
+            TrigramHistogramStatistic(cells=8),
+            moments,
             PublicProxiesStatistic(documents=3),
         ),
         privacy=(
-            ExactEvent(released="tokens"),
+            *(ExactEvent(released=name) for name in ("tokens", "trigrams", "proxies")),
             ExactEvent(released="moments", note="means of 9 tokens"),
-            ExactEvent(released="proxies"),
         ),
         licence="CC-BY-4.0",
     )
