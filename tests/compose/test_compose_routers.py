@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from family_mixtures import family_base, mixture_of, written
 from quiltwork.compose.method import compose
 from quiltwork.compose.mixture import MixtureOfExperts
 from quiltwork.compose.router_both import RowsAndEvidence
@@ -22,7 +24,7 @@ from quiltwork.compose.router_rows import LearnedRows
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import ExportError, InvalidOption, MissingPart
 from quiltwork.evidence.histogram import TokenHistogram
-from quiltwork.models.base import Base
+from quiltwork.models.base import Base, open_base
 from quiltwork.models.residual import ResidualMoments
 from quiltwork.models.routers import Evidence, Rows
 
@@ -358,3 +360,21 @@ def test_what_a_router_needs_is_asked_of_every_party(tiny_base: Bases, contribut
     bare = replace(found[0], manifest=found[0].manifest.model_copy(update={"statistics": ()}))
     with pytest.raises(MissingPart, match="needs the part 'moments'"):
         compose([bare, *found[1:]], both, tiny_base("olmo2"), public=public_text("olmo2"))
+
+
+@pytest.mark.parametrize(
+    ("router", "name"),
+    [
+        (ResidualLDA(), "rows of moments"),
+        (PromptRows(PROMPTS, SHARED), "rows of prompts"),
+        (RowsAndEvidence(), "rows with evidence"),
+    ],
+)
+def test_a_base_that_is_a_mixture_is_refused_where_there_is_no_row_of_zeros(
+    router: Any, name: str, tmp_path: Path
+) -> None:
+    dense = family_base("olmo2", tmp_path / "dense")
+    base = open_base(written(mixture_of(dense, top_k=2), dense, tmp_path / "mixture"))
+    with pytest.raises(InvalidOption, match=f"{name} over a base that is a mixture itself.*3 of its own") as caught:
+        router.routing(base, [], {}, {})
+    assert "LearnedRows" in caught.value.mend

@@ -42,6 +42,21 @@ class Router(Protocol):
         ...
 
 
+def require_dense(base: Base, what: str) -> None:
+    """Refuse a base that is a mixture itself, for routers that measure every party against one row of zeros.
+
+    Raises:
+        InvalidOption: naming the router.
+    """
+    if base.own is not None:
+        raise InvalidOption(
+            f"{what} over a base that is a mixture itself",
+            why="they are measured against a base with one feed-forward block a layer, and this one routes among "
+            f"{base.own.count} of its own",
+            mend="Use LearnedRows, whose rows were trained beside the base's own, or PrefixEvidence.",
+        )
+
+
 def require_top_k(top_k: int | None) -> None:
     """Refuse a router that lets no expert answer.
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from quiltwork.compose.router import require_dense
 from quiltwork.compose.router_evidence import PrefixEvidence
 from quiltwork.compose.router_lda import ResidualLDA
 from quiltwork.compose.router_prompts import PromptRows
@@ -66,8 +67,10 @@ class RowsAndEvidence:
         """Rows and evidence; slot weights are the posterior's prior, and enter once.
 
         Raises:
+            InvalidOption: the base is a mixture itself.
             InvalidOption, MissingPart, TensorMismatch: as the rows' and the evidence's own.
         """
+        require_dense(base, "rows with evidence")
         even: dict[str, Any] = dict.fromkeys(weights, 1.0)
         rows = self.rows.routing(base, members, public, even)
         return Joint(rows, self.evidence.routing(base, members, public, weights), self.share)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from quiltwork.compose.router import require_positive, require_top_k
+from quiltwork.compose.router import require_dense, require_positive, require_top_k
 from quiltwork.compose.statistics import PublicText, moments_of
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import InvalidOption
@@ -70,9 +70,10 @@ class ResidualLDA:
         """The rows, or with a pooled covariance the moments that they are computed from.
 
         Raises:
-            InvalidOption: the public text's moments are not given.
+            InvalidOption: the public text's moments are not given, or the base is a mixture itself.
             TensorMismatch: moments are of another model.
         """
+        require_dense(base, "rows of moments")
         described = public.get("moments")
         if not isinstance(described, ResidualMoments):
             raise InvalidOption(

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from quiltwork.compose.router import require_positive, require_top_k
+from quiltwork.compose.router import require_dense, require_positive, require_top_k
 from quiltwork.compose.statistics import PublicText
 from quiltwork.contribution.fields import owner_of
 from quiltwork.contribution.sealed import Contribution
@@ -109,8 +109,10 @@ class PromptRows:
         """The rows, computed now: the base is loaded for it.
 
         Raises:
-            InvalidOption: a party has no prompts, or its two kinds of prompts cannot be told apart.
+            InvalidOption: a party has no prompts, its two kinds of prompts cannot be told apart, or the base is a
+                mixture itself.
         """
+        require_dense(base, "rows of prompts")
         for contribution in members:
             if self._of(contribution.party) is None:
                 raise InvalidOption(
