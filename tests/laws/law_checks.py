@@ -166,12 +166,18 @@ def check_same_function(one: Any, other: Any, ids: Tensor, *, tolerance: float =
 
 
 def load(directory: Path, **options: Any) -> Any:
-    """A checkpoint as any user loads it; refuses missing, unexpected and mis-shaped keys."""
+    """A checkpoint as any user loads it; refuses missing, unexpected and mis-shaped keys.
+
+    Its tensors are then laid out in memory as any others are: those of a mapped file begin anywhere, and torch adds
+    them up in another order where they do not begin at a multiple of 64 bytes.
+    """
     from transformers import AutoModelForCausalLM
 
     model, info = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True, **options)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         assert not info[kind], f"{kind}: {sorted(info[kind])}"
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
     return model.eval()
 
 
