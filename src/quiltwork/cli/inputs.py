@@ -158,10 +158,13 @@ def numbers(argument: str, what: str) -> list[float]:
 
 
 def read_contributions(paths: Sequence[Path], max_bytes: int | None = None) -> list[Contribution]:
-    """Read and verify contributions."""
+    """Read and verify contributions, two at a time: it is hashing for the most part, which lets other threads run."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from quiltwork.contribution.store import read
 
-    return [read(path, max_bytes=max_bytes) for path in paths]
+    with ThreadPoolExecutor(2) as threads:
+        return list(threads.map(lambda path: read(path, max_bytes=max_bytes), paths))
 
 
 def public_text(paths: Sequence[Path], base: Base, *, moments: bool = False) -> PublicText | Contribution | None:

@@ -53,7 +53,7 @@ def _language(path: Path) -> dict[str, Any]:
     written = read_written(path)
     provenance = written.provenance
     parties: list[dict[str, Any]] = []
-    for slot, entry in enumerate(provenance.contributions, start=1):
+    for slot, entry in enumerate(provenance.contributions, start=_own_experts(path)):
         shard = written.files.get(party_shard(entry.party))
         _, _, share = entry.party.partition(".")
         named = {"party": entry.party, "owner": entry.owner, "share": share or None}
@@ -64,9 +64,24 @@ def _language(path: Path) -> dict[str, Any]:
         "public": provenance.public,
         "tuned": provenance.tuned.what if provenance.tuned is not None else None,
         "averaged": provenance.averaged,
+        "inherited": [vars(entry) for entry in provenance.inherited],
         "parties": parties,
         "bytes": sum(record.bytes for record in written.files.values()),
     }
+
+
+def _own_experts(path: Path) -> int:
+    """How many experts the base has itself, which come first: one, if it is no mixture."""
+    from quiltwork.composite import open_composite
+    from quiltwork.errors import ExportError
+    from quiltwork.models.assembly import Experts
+
+    try:
+        assembly = open_composite(path).assembly
+    except ExportError:  # a sum, in which nobody has a slot
+        return 1
+    own = assembly.body.own if isinstance(assembly, Experts) else None
+    return own.count if own is not None else 1
 
 
 def _others(path: Path, kind: str, provenance: Provenance) -> dict[str, Any]:
@@ -105,6 +120,8 @@ def _heading(found: dict[str, Any]) -> str:
     words = [f"{found['method']} ({found['layout']})", *([f"on base {base}"] if base else [])]
     if found.get("tuned"):
         words.append(f"tuned on public text ({found['tuned']}): nobody can leave or join")
+    if found.get("inherited"):
+        words.append(f"its base holds {', '.join(entry['party'] for entry in found['inherited'])}")
     if found.get("averaged"):
         words.append("its body is an average: nobody can leave or join")
     if found.get("bytes"):
