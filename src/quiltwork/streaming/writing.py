@@ -12,6 +12,8 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from quiltwork.errors import BrokenPromise
 from quiltwork.files import FileRecord
 from quiltwork.streaming.hashing import Hashing
@@ -54,6 +56,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Streamed], hashing: Hashing 
         BrokenPromise: a tensor gives more or fewer bytes than its shape takes.
         OSError: the file system refuses.
     """
+    _keep_freed_memory()
     if hashing is None:
         with Hashing() as own:
             return write_tensors(path, tensors, own)
@@ -69,6 +72,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Streamed], hashing: Hashing 
             if file.tell() != len(prefix) + span.end:
                 raise _wrong_size(name)
         return FileRecord(file.tell(), hashing.finish(digest))
+
+
+def _keep_freed_memory() -> None:
+    """Have the allocator keep the memory of pieces that are done with.
+
+    glibc returns large blocks to the kernel when they are freed, and every piece would be paid for in page faults
+    again. It stops where a larger block was freed before (mallopt(3), M_MMAP_THRESHOLD); this one is never touched.
+    """
+    np.empty(2**24, np.uint8)
 
 
 def _write_all(file: FileIO, piece: Buffer) -> None:
