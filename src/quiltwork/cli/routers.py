@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from quiltwork.errors import InvalidOption
@@ -72,7 +72,11 @@ def evidence_rows(options: Options) -> MixtureOfExperts:
     own, common = apart(options)
     share = {"share": own.pop("share")} if "share" in own else {}
     kind = str(own.pop("rows", "learned_rows")).replace("-", "_")
-    known = {"learned_rows": (LEARNED, _rows), "residual_lda": (LDA, _lda), "prompt_rows": (PROMPTS, _prompts)}
+    known: Mapping[str, tuple[tuple[str, ...], Callable[[Options], LearnedRows | ResidualLDA | PromptRows]]] = {
+        "learned_rows": (LEARNED, _rows),
+        "residual_lda": (LDA, _lda),
+        "prompt_rows": (PROMPTS, _prompts),
+    }
     if kind not in known:
         raise InvalidOption(f"rows '{kind}'", why="there are no such rows", mend=f"Use one of: {', '.join(known)}.")
     names, make = known[kind]

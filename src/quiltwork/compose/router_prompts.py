@@ -180,4 +180,4 @@ class _Reader:
 
 
 def _source(row: Floats, base: Base) -> Source:
-    return Source.streamed(base.dtype, row.shape, lambda: iter([encode(row, base.dtype)]))
+    return Source.streamed(base.dtype, row.shape, lambda: iter([encode(row, base.dtype).tobytes()]))

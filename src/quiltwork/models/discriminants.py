@@ -107,7 +107,7 @@ class Discriminants:
 
     def beside(self) -> dict[str, Sources]:
         """The moments by file: one a party, one for the public text. No model reads them."""
-        files = {moments_shard(party): moments.tensors() for party, moments in self.moments.items()}
+        files: dict[str, Sources] = {moments_shard(party): moments.tensors() for party, moments in self.moments.items()}
         return files | {moments_shard(None): self.public.tensors()}
 
     def in_rows(self) -> Rows:
@@ -180,7 +180,7 @@ def _rule(covariance: Floats, mean: Floats, base: Floats, temperature: float, of
 
 def _shrunk(covariance: Floats, shrinkage: float) -> Floats:
     if covariance.ndim == 1:
-        return (1 - shrinkage) * covariance + shrinkage * covariance.mean()
+        return np.asarray((1 - shrinkage) * covariance + shrinkage * covariance.mean())
     scale = np.trace(covariance) / len(covariance)
     return np.asarray((1 - shrinkage) * covariance + shrinkage * scale * np.eye(len(covariance)))
 
@@ -197,7 +197,7 @@ def _positive(covariance: Floats) -> bool:
 
 def _solve(covariance: Floats, mean: Floats) -> Floats:
     # one right-hand side at a time: how many there are can change a solution's last bits
-    return mean / covariance if covariance.ndim == 1 else np.linalg.solve(covariance, mean)
+    return np.asarray(mean / covariance if covariance.ndim == 1 else np.linalg.solve(covariance, mean), np.float64)
 
 
 def _read(source: Source) -> Floats:
@@ -207,4 +207,4 @@ def _read(source: Source) -> Floats:
 
 def _late(dtype: Dtype, shape: tuple[int, ...], values: Callable[[], Floats]) -> Source:
     """A source of numbers that are computed when they are read."""
-    return Source.streamed(dtype, shape, lambda: iter([encode(values(), dtype)]))
+    return Source.streamed(dtype, shape, lambda: iter([encode(values(), dtype).tobytes()]))
