@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from quiltwork.errors import StorageError
 
@@ -36,6 +37,9 @@ _REASONS = {
 }
 
 
+_Bytes: TypeAlias = bytes
+
+
 @dataclass(frozen=True)
 class FileRecord:
     """A file as it was written: its size, and ``sha256:`` with the SHA-256 of all its bytes in hexadecimal."""
@@ -44,7 +48,7 @@ class FileRecord:
     digest: str
 
     @classmethod
-    def of(cls, data: bytes) -> FileRecord:
+    def of(cls, data: _Bytes) -> FileRecord:
         """The record of a file that holds ``data``."""
         return cls(len(data), "sha256:" + hashlib.sha256(data).hexdigest())
 

@@ -30,7 +30,6 @@ True
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol, overload, runtime_checkable
 
@@ -217,8 +216,6 @@ def _compose_language(
 
 def _options(method: Method, parties: Sequence[str]) -> dict[str, Any] | None:
     """What a composite of ``parties`` remembers of its method; None where that cannot be written as JSON."""
-    if not is_dataclass(method):
-        return None
     try:
         return kept_options(options_of(method), parties)
     except ExportError:

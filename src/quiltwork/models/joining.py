@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quiltwork.errors import ExportError
+from quiltwork.errors import CheckpointError, ExportError
 from quiltwork.models.assembly import Assembly, Experts, Members
+from quiltwork.models.routers import Evidence
 
 
 def joined(one: Assembly, late: Assembly) -> Assembly:
@@ -24,9 +25,17 @@ def joined(one: Assembly, late: Assembly) -> Assembly:
 
     Raises:
         ExportError: they are sums, in which no party stands apart.
+        CheckpointError: their routers are of different kinds.
     """
     if isinstance(one, Experts) and isinstance(late, Experts):
-        return replace(one, experts={**one.experts, **late.experts}, router=one.router.joined(late.router))
+        if type(one.router) is not type(late.router):
+            raise CheckpointError(
+                "the router of the composed model",
+                why="it is not of the kind that the model's method makes",
+                mend="Compose the model again.",
+            )
+        router = one.router.joined(late.router)  # type: ignore[arg-type] # of one kind, as was just seen
+        return replace(one, experts={**one.experts, **late.experts}, router=router)
     if isinstance(one, Members) and isinstance(late, Members):
         return _members(one, late)
     raise ExportError(
@@ -37,11 +46,11 @@ def joined(one: Assembly, late: Assembly) -> Assembly:
 
 
 def _members(one: Members, late: Members) -> Members:
-    apart = isinstance(one.weighting, str) or isinstance(late.weighting, str)
+    told, read = one.weighting, late.weighting
     return replace(
         one,
         models={**one.models, **late.models},
-        weighting=late.weighting if apart else one.weighting.joined(late.weighting),
+        weighting=told.joined(read) if isinstance(told, Evidence) and isinstance(read, Evidence) else read,
         settings=late.settings,
         weights={**late.weights, **one.weights},
     )

@@ -80,14 +80,13 @@ class Resting:
             AlteredCheckpoint: a file that it must be written from was changed.
         """
         path = resting_file(table)
-        if path in self.records and not self.copy:
-            place_same(path, target)
-            return self.records[path]
-        self._require_intact(target.name, table)
-        if path in self.records:
-            place_same(path, target, copy=True)
-            return self.records[path]
-        return None
+        record = self.records.get(path) if path is not None else None
+        if record is None or self.copy:
+            self._require_intact(target.name, table)
+        if path is None or record is None:
+            return None
+        place_same(path, target, copy=self.copy)
+        return record
 
     def _require_intact(self, name: str, table: Sources) -> None:
         """Check whatever the tensors lie in, and the shard's namesake, from which they may be derived."""
