@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
 from quiltwork.compose.alone import Alone
 from quiltwork.compose.ensemble import Ensemble
@@ -182,6 +184,18 @@ def test_learned_rows_run_k_experts_a_layer(build: Build, base: Base, top_k: int
     assert size(model) == dense + 3 * base.layers * ffn + rows
     expected = dense + (answering - 1) * base.layers * ffn + rows
     assert traced(model, base).active_parameters() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, None])
+def test_plain_transformers_runs_as_much_as_the_composite(
+    top_k: int | None, base: Base, contributions: Any, tmp_path: Path
+) -> None:
+    composite = compose(contributions(FAMILY), MixtureOfExperts(LearnedRows(top_k=top_k)), base)
+    composite.save(tmp_path / "portable", layout="portable")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "portable").eval()
+    active = traced(plain, base).active_parameters()
+    assert active == pytest.approx(traced(composite.model(), base).active_parameters())
+    assert (active < size(plain)) is (top_k is not None)
 
 
 def test_evidence_that_selects_one_expert_is_as_large_as_the_base(build: Build, base: Base) -> None:

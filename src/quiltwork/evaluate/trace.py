@@ -6,7 +6,8 @@ routing share and the active parameters are observed, not derived from settings:
     active = parameters outside experts + sum over experts of parameters * tokens processed / tokens put in
 
 Routers are this package's own and those of transformers' mixtures (the portable layouts), whose top-k weights are put
-back in their places. The experts of the latter are one tensor, so their tokens cannot be counted.
+back in their places. The experts of the latter are one tensor, so their tokens cannot be counted; but k of n answer
+each token, whichever they are, and k / n of their parameters count.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class Trace:
         self._mask: Tensor | None = None
         self._tallies: list[Tally] = []
         self._documents: Sequence[int] = ()
-        self._fixed = _parameters(model) - sum(_parameters(unit) for unit in self._units)
+        self._fixed = _parameters(model) - _resting(model) - sum(_parameters(unit) for unit in self._units)
         self._hooks: list[Any] = []
 
     def __enter__(self) -> Trace:
@@ -142,6 +143,13 @@ class Trace:
         """Parameters that took part, averaged over the tokens put in."""
         work = sum(_parameters(unit) * n for unit, n in zip(self._units, self._tokens, strict=True))
         return self._fixed + work / max(self._put_in, 1)
+
+
+def _resting(model: nn.Module) -> float:
+    """Parameters of the experts in transformers' mixtures that a token does not use."""
+    blocks: list[Any] = [m for m in model.modules() if hasattr(m, "experts") and hasattr(m, "gate")]
+    mixtures = [block for block in blocks if _is_portable(block.gate)]
+    return sum((_parameters(m.experts) * (1 - m.gate.top_k / m.gate.num_experts) for m in mixtures), 0.0)
 
 
 def _units(model: nn.Module) -> list[nn.Module]:
