@@ -191,6 +191,23 @@ def test_a_language_model_of_what_was_taken_back(
     done("generate", tmp_path / "out", "--prompt", "the river", "--max-new-tokens", 2, *back)
 
 
+def test_who_joins_a_language_model_is_signed_and_nobody_in_it_took_back(
+    given: Mapping[str, Path], composed: Callable[[str], Path], tmp_path: Path
+) -> None:
+    owners = signed(tmp_path, given)
+    done("remove", composed("learned_rows"), "--party", "birch", "--out", tmp_path / "two")
+    words = ("add", tmp_path / "two", owners["birch"], "--out", tmp_path / "three")
+    done(*words, *owners.trust)
+    assert files(tmp_path / "three") == files(composed("learned_rows"))
+    (owners["birch"] / "contribution.sig").unlink()
+    refused(*words, *owners.trust, "--overwrite", names=("'birch'", "not signed"))
+    back = owners.taken_back("ash")
+    done("sign", owners["birch"], "--key", tmp_path / "birch.key")
+    refused(*words, *back, "--overwrite", names=said("ash"), mend="quiltwork remove")
+    refused("verify", tmp_path / "three", *back, names=said("ash"))
+    refused("verify", tmp_path / "three", *back[:2], names=("--trust", "holds no signatures"))
+
+
 def test_public_text_as_a_contribution_is_trusted_like_any_other(
     base: Path, given: Mapping[str, Path], tmp_path: Path
 ) -> None:
