@@ -132,3 +132,13 @@ def test_two_processes_tune_as_one(composed: Callable[[str], Path], public: Path
     before = load_file(composed("learned_rows") / "router.safetensors")
     for key, tensor in rows[0].items():
         assert (tensor - rows[1][key]).abs().max() < 1e-5 < (tensor - before[key]).abs().max()
+
+
+def test_public_text_that_resembles_nobody_is_told(
+    composed: Callable[[str], Path], given: Mapping[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "alien.txt").write_text("\f".join(f"zebras quiz {n} jackdaws vexing sphinxes" for n in range(9)))
+    named = [part for path in given.values() for part in ("--contribution", path)]
+    arguments = ("--public", tmp_path / "alien.txt", "--proxies", "evidence", *named, *QUICK)
+    told = done("tune", composed("learned_rows"), *arguments, "--out", tmp_path / "tuned").err
+    assert all(f"nothing in public text resembles that of {party}" in told for party in given)

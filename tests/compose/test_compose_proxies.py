@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from quiltwork.compose.proxies import LEAST_SYMBOLS, ProxyPlan, evidence_scores, named_documents, proxies
+from quiltwork.compose.proxies import LEAST_SYMBOLS, ProxyPlan, evidence_scores, likeness, named_documents, proxies
+from quiltwork.contribution.kinds import BigramHistogramStatistic, StatisticsMethod
 from quiltwork.contribution.sealed import Contribution
-from quiltwork.contribution.store import read
-from quiltwork.errors import InvalidOption, MissingPart
+from quiltwork.contribution.store import Draft, read, write
+from quiltwork.errors import InvalidOption, MissingPart, TensorMismatch
 from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.models.base import Base
 from quiltwork.party.contribute import Order, contribute
@@ -129,3 +131,49 @@ def test_what_is_not_there_is_refused(
     for wrong in ({"selection": "best"}, {"count": 0}, {"features": "words"}):
         with pytest.raises(InvalidOption):
             ProxyPlan(**wrong)  # type: ignore[arg-type]
+
+
+def test_likeness_is_positive_only_where_something_resembles_the_party(
+    tiny_base: Bases, contributions: Parts, pool: list[str]
+) -> None:
+    base, found = tiny_base("olmo2"), contributions("olmo2")
+    alien = [f"a public page about nothing in particular, number {n}, one of several" for n in range(8)]
+    for texts, sign in ((pool, 1), (alien, -1)):
+        ids = ids_of(base, texts)
+        chosen = proxies(found, texts, ids, base.separator, ProxyPlan(count=3))
+        told = likeness(found, chosen, texts, ids, base.separator)
+        assert sorted(told) == ["ash", "birch", "cedar"]
+        assert all(score * sign > 0 for score in told.values()), told
+
+
+def test_the_likeness_is_the_mean_score_of_those_chosen(
+    tiny_base: Bases, contributions: Parts, pool: list[str]
+) -> None:
+    base, found = tiny_base("olmo2"), contributions("olmo2")[:1]
+    kept = [text for text in pool if text != "short"]
+    ids = ids_of(base, kept)
+    party = TokenHistogram(found[0].tensor("tokens.counts").numpy())
+    public = TokenHistogram(np.bincount(np.concatenate(ids), minlength=base.vocabulary_size).astype(float))
+    scores = [np.mean([party.log_probabilities()[i] - public.log_probabilities()[i] for i in d]) for d in ids]
+    plan = ProxyPlan(count=2, features="tokens")
+    chosen = proxies(found, kept, ids, base.separator, plan)
+    told = likeness(found, chosen, kept, ids, base.separator, "tokens")
+    assert told["ash"] == pytest.approx(np.mean(sorted(scores)[-2:]), rel=1e-9)
+
+
+def test_histograms_of_different_sizes_are_refused(
+    named: Contribution, tiny_base: Bases, contributions: Parts, pool: list[str], tmp_path: Path
+) -> None:
+    base, found = tiny_base("olmo2"), contributions("olmo2")
+    small = BigramHistogramStatistic(cells=16)
+    draft = Draft(
+        party="oak",
+        base=found[0].manifest.base,
+        method=StatisticsMethod(),
+        tensors={"bigrams.counts": torch.ones(16, dtype=torch.float64)},
+        statistics=[small],
+        privacy=[ExactEvent(released="bigrams")],
+        licence="CC0-1.0",
+    )
+    with pytest.raises(TensorMismatch, match=r"'oak'.*16 cells"):
+        proxies([found[0], write(tmp_path / "oak", draft)], pool, ids_of(base, pool), base.separator, ProxyPlan())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -128,7 +129,7 @@ def _stand_ins(
     Raises:
         InvalidOption: a party's contribution is not given, or one is of nobody in the model.
     """
-    from quiltwork.compose.proxies import proxies, require_parties
+    from quiltwork.compose.proxies import likeness, proxies, require_parties
     from quiltwork.models.base import load_tokenizer, separator_id
 
     require_parties(given, composite.parties, composite.provenance.base)
@@ -137,7 +138,19 @@ def _stand_ins(
     chosen = proxies(given, texts, ids, separator_id(tokenizer), plan)
     for party, found in chosen.items():
         say(f"{len(found)} public documents stand in for {party}")
+    if plan.selection != "classifier":
+        _warn(likeness(given, chosen, texts, ids, separator_id(tokenizer), plan.features))
     return chosen
+
+
+def _warn(scores: Mapping[str, float]) -> None:
+    """Say for whom nothing among public text resembles what they have."""
+    for party, score in scores.items():
+        if score <= 0:
+            say(
+                f"note: nothing in public text resembles that of {party} ({score:+.2f} nats a symbol), "
+                f"and tuning on it may turn the model from what {party} added"
+            )
 
 
 def _forget(place: Path) -> None:

@@ -15,7 +15,7 @@ documents by a prefix of their SHA-256, and ``"classifier"`` finds them among th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, TypeAlias, get_args
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from quiltwork.compose.statistics import histogram_of
 from quiltwork.contribution.sealed import Contribution
-from quiltwork.errors import BaseMismatch, InvalidOption, MissingPart
+from quiltwork.errors import BaseMismatch, InvalidOption, MissingPart, TensorMismatch
 from quiltwork.evidence.bigrams import document_cells
 from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.training.choosing import best, bigram_vectors, diverse, document_number
@@ -85,28 +85,81 @@ def proxies(
 
     Raises:
         MissingPart: a contribution holds no such histogram, or names no documents.
+        TensorMismatch: histograms have different numbers of cells.
         InvalidOption: none of the public documents can stand in for a party.
     """
     if plan.selection == "classifier":
         return {c.party: named_documents(c, texts) for c in contributions}
-    enough = [n for n, document in enumerate(ids) if len(document) >= LEAST_SYMBOLS]
-    if not enough:
+    pool = _pool(contributions, ids, separator, plan.features)
+    vectors = bigram_vectors([ids[n] for n in pool.places], separator) if plan.selection == "dpp" else None
+    chosen: dict[str, list[str]] = {}
+    for contribution in contributions:
+        scores = pool.scores(contribution)
+        found = best(scores, plan.count) if vectors is None else diverse(np.exp(scores), vectors, plan.count)
+        chosen[contribution.party] = [texts[pool.places[place]] for place in found]
+    return chosen
+
+
+def likeness(
+    contributions: Sequence[Contribution],
+    chosen: Mapping[str, Sequence[str]],
+    texts: Sequence[str],
+    ids: Sequence[Document],
+    separator: int,
+    features: str = "bigrams",
+) -> dict[str, float]:
+    """Mean s_i of the documents that stand in for each party, nats a symbol.
+
+    Positive where the party's histogram explains them better than the public text's does, as it explains the party's
+    own documents. Negative: there is nothing like the party's text among public text, and nothing there to tune on.
+
+    Args:
+        contributions: of the parties.
+        chosen: what `proxies` chose by evidence.
+        texts: public documents, as `proxies` saw them.
+        ids: as there.
+        separator: as there.
+        features: as of the plan.
+    """
+    pool = _pool(contributions, ids, separator, features)
+    found = {}
+    for contribution in contributions:
+        score = dict(zip((texts[place] for place in pool.places), pool.scores(contribution).tolist(), strict=True))
+        found[contribution.party] = float(np.mean([score[text] for text in chosen[contribution.party]]))
+    return found
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Public documents long enough to say something: their places, their symbols, and the histogram of them all."""
+
+    places: Sequence[int]
+    symbols: Sequence[NDArray[np.int64]]
+    public: TokenHistogram
+    features: str
+
+    def scores(self, contribution: Contribution) -> NDArray[np.float64]:
+        histogram = histogram_of(contribution, self.features)
+        if len(histogram.counts) != len(self.public.counts):
+            raise TensorMismatch(
+                f"the histogram of party '{contribution.party}'",
+                why=f"it has {len(histogram.counts)} cells, and others have {len(self.public.counts)}",
+                mend="Ask for histograms with the same number of cells.",
+            )
+        return evidence_scores(self.symbols, histogram, self.public)
+
+
+def _pool(contributions: Sequence[Contribution], ids: Sequence[Document], separator: int, features: str) -> _Pool:
+    places = [n for n, document in enumerate(ids) if len(document) >= LEAST_SYMBOLS]
+    if not places:
         raise InvalidOption(
             "the public documents",
             why=f"none of them has {LEAST_SYMBOLS} symbols, and shorter ones say too little",
             mend="Give longer public documents.",
         )
-    kept = [ids[n] for n in enough]
-    symbols = len(histogram_of(contributions[0], plan.features).counts)
-    read = _read(kept, separator, symbols, plan.features)
-    public = TokenHistogram.from_documents(read, symbols)
-    vectors = bigram_vectors(kept, separator) if plan.selection == "dpp" else None
-    chosen: dict[str, list[str]] = {}
-    for contribution in contributions:
-        scores = evidence_scores(read, histogram_of(contribution, plan.features), public)
-        places = best(scores, plan.count) if vectors is None else diverse(np.exp(scores), vectors, plan.count)
-        chosen[contribution.party] = [texts[enough[place]] for place in places]
-    return chosen
+    alphabet = len(histogram_of(contributions[0], features).counts)
+    symbols = _read([ids[n] for n in places], separator, alphabet, features)
+    return _Pool(places, symbols, TokenHistogram.from_documents(symbols, alphabet), features)
 
 
 def require_parties(contributions: Sequence[Contribution], parties: Sequence[str], base: str | None) -> None:
