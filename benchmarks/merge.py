@@ -242,8 +242,8 @@ def page(result: Mapping[str, Any]) -> str:
     lines = [
         "# Merging checkpoints",
         "",
-        f"{result['machine']}; other work ran beside it (load in the tables). Least (median) of {result['repeats']} "
-        "runs, commands in turn, inputs in the page cache, no fsync. `benchmarks/merge.py` says how.",
+        f"{result['machine']}. Least (median) of {result['repeats']} runs, commands in turn, inputs in the page cache, "
+        "no fsync; the load is that of the whole machine just after a run. `benchmarks/merge.py` says how.",
         "",
         f"## Linear merge of three checkpoints, {one['input_bytes'] / 1e9:.2f} GB read",
         "",
