@@ -67,14 +67,18 @@ GOAL = 1.3
 
 @dataclass(frozen=True)
 class Size:
+    """Of the models, and of the texts: tokens of a prompt, and how many follow one by one."""
+
     hidden: int
     intermediate: int
     layers: int
+    prompt: int
+    steps: int
     vocabulary: int = 4096
     positions: int = 512
 
 
-SIZES = {"small": Size(256, 1024, 4), "large": Size(512, 2048, 8)}
+SIZES = {"small": Size(256, 1024, 4, 128, 32), "large": Size(512, 2048, 8, 32, 16)}
 
 
 def make_base(place: Path, size: Size) -> Base:
@@ -197,14 +201,17 @@ def page(result: dict[str, Any]) -> str:
         "# Serving",
         "",
         f"Tokens a second of CPU time on one thread, and how many times the dense base's time: median of "
-        f"{result['repeats']} repeats, systems in turn. Prompt of {result['prompt']} tokens, then {result['steps']} "
-        f"tokens with the key-value cache; three parties, float32. {platform.machine()}, Python "
-        f"{platform.python_version()}, torch {torch.__version__}.",
+        f"{result['repeats']} repeats, systems in turn. A prompt, then tokens one by one with the key-value cache; "
+        f"three parties, float32. {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}.",
+        "",
+        "With one expert active and one author, a batch reads the weights of one expert, as the dense model does. In a "
+        "*mixed* batch of few tokens each author's expert is read for a few of them, which costs as many reads.",
         "",
     ]
     for name, batches in result["sizes"].items():
         size = SIZES[name]
-        lines += [f"## Hidden {size.hidden}, feed-forward {size.intermediate}, {size.layers} layers", ""]
+        shape = f"Hidden {size.hidden}, feed-forward {size.intermediate}, {size.layers} layers"
+        lines += [f"## {shape}; prompts of {size.prompt}, {size.steps} steps", ""]
         labels = list(batches)
         lines += ["| system | " + " | ".join(f"{label} {phase}" for label in labels for phase in PHASES) + " |"]
         lines += ["|---" * (1 + len(labels) * len(PHASES)) + "|"]
@@ -232,18 +239,17 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--prompt", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    result: dict[str, Any] = {"repeats": options.repeats, "prompt": options.prompt, "steps": options.steps, "sizes": {}}
+    result: dict[str, Any] = {"repeats": options.repeats, "sizes": {}}
     for name in options.sizes:
+        size = SIZES[name]
         with tempfile.TemporaryDirectory() as place:
-            models = systems(Path(place), SIZES[name], options.systems)
+            models = systems(Path(place), size, options.systems)
             for label, (batch, mixed) in BATCHES.items():
-                ids = texts(SIZES[name], batch, options.prompt + options.steps, mixed)
-                found = measure(models, ids, options.prompt, options.repeats)
+                ids = texts(size, batch, size.prompt + size.steps, mixed)
+                found = measure(models, ids, size.prompt, options.repeats)
                 result["sizes"].setdefault(name, {})[label] = found
                 print(name, label, file=sys.stderr, flush=True)
     print(page(result))

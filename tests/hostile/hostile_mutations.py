@@ -70,21 +70,27 @@ def _near(rng: random.Random, value: Any) -> Any:
         ])  # fmt: skip
     if isinstance(value, list):
         return rng.choice([value[:-1], value * 2, value[::-1], [value], value + value[:1], value[:1] * 300])
-    pairs = list(value.items())
-    return rng.choice([dict(pairs[:-1]), {**value, "extra": 1}, pairs, [value], {k.upper(): v for k, v in pairs}])
+    pairs = [[name, one] for name, one in value.items()]
+    upper = {name.upper(): one for name, one in value.items()}
+    return rng.choice([dict(pairs[:-1]), {**value, "extra": 1}, pairs, [value], upper])
 
 
 def fields(rng: random.Random, folder: Folder, others: Sequence[Folder]) -> Folder:
     """Replace, delete, add, rename, move or deepen fields of the manifest."""
     manifest = manifest_of(folder)
-    for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        drawn = _drawn_place(rng, manifest)
-        if drawn is not None:
-            _edit(rng, *drawn, others)
+    edit_json(rng, manifest, [manifest_of(other) for other in others])
     return {**folder, MANIFEST: _lax(manifest)}
 
 
-def _edit(rng: random.Random, parent: Any, key: Any, others: Sequence[Folder]) -> None:
+def edit_json(rng: random.Random, value: Any, donors: Sequence[Any]) -> None:
+    """Spoil one or more fields of a JSON value in place; ``donors`` give some of what is put in."""
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        drawn = _drawn_place(rng, value)
+        if drawn is not None:
+            _edit(rng, *drawn, donors)
+
+
+def _edit(rng: random.Random, parent: Any, key: Any, donors: Sequence[Any]) -> None:
     action = rng.randrange(9)
     if rng.random() < 0.004:
         parent[key] = _bomb(rng)
@@ -100,7 +106,7 @@ def _edit(rng: random.Random, parent: Any, key: Any, others: Sequence[Folder]) -
         for _ in range(rng.choice((1, 2, 31, 60))):
             parent[key] = [parent[key]]
     else:
-        other = _drawn_place(rng, manifest_of(rng.choice(others)))
+        other = _drawn_place(rng, rng.choice(donors))
         if other is not None:
             parent[key] = copy.deepcopy(other[0][other[1]])
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,15 +81,22 @@ def rope(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
+MOST_JSON = 2**26
+"""Bytes of a checkpoint's JSON that are read."""
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a checkpoint's file.
 
     Raises:
-        CheckpointError: the file is missing or is not a JSON object.
+        CheckpointError: the file is missing, no file, larger than `MOST_JSON`, or is not a JSON object.
     """
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_JSON:
+            raise ValueError(f"it is no file, or one of more than {MOST_JSON} bytes")
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"'{path}'",
             why=f"it cannot be read ({error})",
