@@ -42,7 +42,9 @@ def example(rounds: int = 2) -> Screening:
         for text in TEXTS
     ]
     captures = [
-        Capture(party=slot, text=text, share=0.2 + 0.3 * i, owner=0.5, error=0.01, uniform=1 / 3, documents=9)
+        Capture(
+            party=slot, text=text, share=0.2 + 0.3 * i, owner=0.5, error=0.01, spread=0.01, uniform=1 / 3, documents=9
+        )
         for i, slot in enumerate(("base", *PARTIES))
         for text in TEXTS
     ]

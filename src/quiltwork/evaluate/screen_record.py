@@ -107,6 +107,7 @@ class Capture(_Record):
         share: mean over documents of its weight.
         owner: the same of those slots whose text it is: its party's, or the base's for public text.
         error: standard error of share - owner over documents; None with one.
+        spread: standard error of share likewise.
         uniform: the share of every slot if all counted alike.
         documents, round: as of an effect.
     """
@@ -116,6 +117,7 @@ class Capture(_Record):
     share: Number
     owner: Number
     error: Number | None
+    spread: Number | None
     uniform: Number
     documents: Size
     round: Size = 1

@@ -164,13 +164,15 @@ def _captures(number: int, composite: Composite, text: str, shares: NDArray[np.f
     found = []
     for slot, party in enumerate(slots):
         _, error = mean_and_error((shares[:, slot] - owner).tolist())
+        share, spread = mean_and_error(shares[:, slot].tolist())
         found.append(
             Capture(
                 party=party,
                 text=text,
-                share=float(shares[:, slot].mean()),
+                share=share,
                 owner=float(owner.mean()),
                 error=error,
+                spread=spread,
                 uniform=1 / len(slots),
                 documents=len(shares),
                 round=number,

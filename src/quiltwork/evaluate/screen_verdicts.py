@@ -138,23 +138,23 @@ def capture_findings(captures: Sequence[Capture], rule: Rule) -> Found:
 
 
 def claim_findings(captures: Sequence[Capture], effects: Sequence[Effect], rule: Rule) -> Found:
-    """Parties whose evidence leaves their own text to somebody else, while others do harm there.
+    """Parties whose evidence leaves most of their own text to others, while others do harm there.
 
     Who harms a text that its own party does not claim need not be the cause, so these parties are judged first.
     """
     harmed = {one.text for one in effects if one.kind == "harm" and one.party and not is_of(one.text, one.party)}
-    for party in dict.fromkeys(one.party for one in captures if one.party != BASE_SLOT):
-        for one in captures:
-            if one.text not in harmed or not is_of(one.text, party) or is_of(one.text, one.party):
-                continue
-            if one.documents < rule.documents or one.error is None:
-                continue
-            if one.share - one.owner > errors_needed(rule, one.documents, 1) * one.error:
-                what = f"'{one.party}' answers {100 * one.share:.0f} % of its text, itself {100 * one.owner:.0f} %"
-                why = "its histogram does not describe its own text, and others' experts predict that text worse"
-                mend = "Ask the owner for the histogram of the text that its expert was trained on."
-                yield party, Finding(check="claim", level="look", about=one.text, what=what, why=why, mend=mend)
-                break
+    for own in captures:
+        if own.text not in harmed or own.party == BASE_SLOT or not is_of(own.text, own.party):
+            continue
+        if own.documents < rule.documents or own.spread is None:
+            continue
+        if own.owner < 0.5 - errors_needed(rule, own.documents, 1) * own.spread:
+            others = (one for one in captures if one.text == own.text and not is_of(one.text, one.party))
+            most = max(others, key=lambda one: one.share)
+            what = f"it answers {100 * own.owner:.0f} % of its own text, '{most.party}' {100 * most.share:.0f} %"
+            why = "its histogram does not describe its own text, and others' experts predict that text worse"
+            mend = "Ask the owner for the histogram of the text that its expert was trained on."
+            yield own.party, Finding(check="claim", level="look", about=own.text, what=what, why=why, mend=mend)
 
 
 def is_of(text: str, party: str) -> bool:
