@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from quiltwork.models.families import FAMILIES
 from quiltwork.models.sources import Source
 from quiltwork.streaming.writing import write_tensors
 
@@ -63,3 +65,53 @@ def test_the_check_notices_who_loads_all(tmp_path: Path) -> None:
 def test_both_write_the_same(how: str, tmp_path: Path) -> None:
     peak(how, 2, 2**10, tmp_path / "a")
     assert (tmp_path / "a" / "out").read_bytes() == (tmp_path / "a" / "0").read_bytes()
+
+
+_MANY = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import quiltwork.compose.checkpoints as checkpoints
+from quiltwork.models.base import open_base
+
+how, place, count = sys.argv[1:]
+if how == "holding":
+    inner = checkpoints._Watched.source
+    def source(self, name):
+        found = inner(self, name)
+        def pieces():
+            for piece in found.pieces():
+                yield piece
+        return replace(found, stream=pieces)
+    checkpoints._Watched.source = source
+models = {f"m{n}": open_base(Path(place) / "model") for n in range(int(count))}
+checkpoints.Merge(models).save(Path(place) / f"{how}{count}")
+print(*(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def checkpoint(place: Path) -> None:
+    """A checkpoint whose embedding is one whole piece of 0.5 MiB."""
+    sizes = {"vocab_size": 4096, "hidden_size": 64, "intermediate_size": 8, "num_hidden_layers": 1}
+    config = {"model_type": "llama", **sizes, "num_attention_heads": 2, "tie_word_embeddings": True}
+    family = FAMILIES["llama"]
+    names = family.tensor_names(family.complete(config))
+    table = {name: Source.zeros("BF16", (4096, 64) if "embed" in name else (8,)) for name in names}
+    place.mkdir()
+    write_tensors(place / "model.safetensors", table)
+    (place / "config.json").write_text(json.dumps(config))
+    (place / "tokenizer.json").write_text("{}")
+
+
+def peak_of_models(how: str, place: Path, count: int) -> int:
+    command = [sys.executable, "-c", _MANY, how, str(place), str(count)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) * 1024
+
+
+def test_merging_more_models_takes_no_more_memory(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "model")
+    extra = 60 * 2**19
+    few = peak_of_models("lean", tmp_path, 4)
+    assert peak_of_models("lean", tmp_path, 64) - few < extra / 2
+    # and who holds a piece of every model is noticed
+    assert peak_of_models("holding", tmp_path, 64) - few > extra / 2

@@ -181,12 +181,12 @@ class _Watched:
     def source(self, name: str) -> Source:
         inner, digest = self._model.tensors[name], self._digests[name]
 
-        def pieces() -> Iterator[Buffer]:
-            for piece in inner.pieces():
-                self._hashing.update(digest, piece)
-                yield piece
+        def seen(piece: Buffer) -> Buffer:
+            self._hashing.update(digest, piece)
+            return piece
 
-        return replace(inner, stream=pieces, place=None)
+        # map, unlike a generator that waits, holds no piece: there are as many of these as models
+        return replace(inner, stream=lambda: map(seen, inner.pieces()), place=None)
 
     def digest(self) -> str:
         """The checkpoint's digest, once each of its tensors was read once."""

@@ -259,12 +259,15 @@ def _verify_tensor(
 def _chunks(file: BinaryIO, count: int, what: str, size: int | None = None) -> Iterator[bytes]:
     """Exactly ``count`` bytes, in pieces that hold whole elements."""
     size = size or CHUNK
-    for start in range(0, count, size):
-        due = min(size, count - start)
-        chunk = file.read(due)
-        if len(chunk) != due:
+
+    def chunk(due: int) -> bytes:
+        data = file.read(due)
+        if len(data) != due:
             raise altered(what, "the file ends inside it")
-        yield chunk
+        return data
+
+    # a generator that waits holds no chunk: a sum has as many of them as it has terms
+    yield from (chunk(min(size, count - start)) for start in range(0, count, size))
 
 
 def pieces(file: BinaryIO, offset: int, entry: TensorEntry, what: str, size: int) -> Iterator[bytes]:
@@ -275,9 +278,12 @@ def pieces(file: BinaryIO, offset: int, entry: TensorEntry, what: str, size: int
     """
     digest = hashlib.sha256()
     file.seek(offset)
-    for piece in _chunks(file, header.data_bytes(entry.dtype, entry.shape), what, size):
+
+    def seen(piece: bytes) -> bytes:
         digest.update(piece)
-        yield piece
+        return piece
+
+    yield from map(seen, _chunks(file, header.data_bytes(entry.dtype, entry.shape), what, size))
     if f"sha256:{digest.hexdigest()}" != entry.digest:
         raise altered(what, "its digest is not the declared one")
 
