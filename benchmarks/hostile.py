@@ -38,10 +38,9 @@ sys.path[:0] = [str(_TESTS / "hostile"), str(_TESTS / "contribution")]
 
 import torch  # noqa: E402
 from hostile_composing import composed  # noqa: E402
-from hostile_specimens import Sizes, write_specimens  # noqa: E402
+from hostile_specimens import sizes_of, write_specimens  # noqa: E402
 from hostile_trial import MAX_BYTES, MOST_GROWTH, MOST_SECONDS, Outcome, Range  # noqa: E402
 
-from quiltwork.contribution.manifest import BaseReference  # noqa: E402
 from quiltwork.models.base import Base, open_base  # noqa: E402
 from quiltwork.models.tiny import TinySize, tiny_model, train_tokenizer  # noqa: E402
 
@@ -58,17 +57,6 @@ def make_base(place: Path) -> Base:
         tiny_model("olmo2", size, seed=0, tie=False).save_pretrained(place)
         tokenizer.save_pretrained(place)
     return open_base(place)
-
-
-def sizes_of(base: Base) -> Sizes:
-    reference = BaseReference(
-        digest=base.digest,
-        family=base.family.name,
-        vocabulary_size=base.vocabulary_size,
-        tokenizer=base.tokenizer_digest,
-    )
-    shapes = {name: tuple(source.shape) for name, source in base.tensors.items()}
-    return Sizes(reference, hidden=8, intermediate=12, layers=1, full=shapes)
 
 
 class Tally:
@@ -194,7 +182,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     base = make_base(options.work / "base")
     specimens_place = Path(tempfile.mkdtemp(dir=options.work))
-    specimens = write_specimens(specimens_place, sizes_of(base))
+    specimens = write_specimens(specimens_place, sizes_of(base, hidden=8, intermediate=12, layers=1))
     if options.repeat is not None:
         companions = [specimens[name] for name in _COMPANIONS]
         print(run_trial(Range(specimens, specimens_place, options.seed), options.repeat, companions, base, 1))

@@ -35,6 +35,7 @@ from quiltwork.contribution.tables import (
     PrecisionStatistic,
     TableReference,
 )
+from quiltwork.models.base import Base
 from quiltwork.privacy.events import ExactEvent, GaussianEvent, LaplaceEvent, SampledGaussianEvent
 
 
@@ -47,6 +48,18 @@ class Sizes:
     intermediate: int = 6
     layers: int = 2
     full: Mapping[str, tuple[int, ...]] | None = None
+
+
+def sizes_of(base: Base, *, hidden: int, intermediate: int, layers: int) -> Sizes:
+    """Of a real one."""
+    reference = BaseReference(
+        digest=base.digest,
+        family=base.family.name,
+        vocabulary_size=base.vocabulary_size,
+        tokenizer=base.tokenizer_digest,
+    )
+    shapes = {name: tuple(source.shape) for name, source in base.tensors.items()}
+    return Sizes(reference, hidden, intermediate, layers, shapes)
 
 
 def unreal_base() -> Sizes:

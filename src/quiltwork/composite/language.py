@@ -20,7 +20,7 @@ from quiltwork.composite.provenance import HUB_NAME, PROVENANCE, Provenance, rea
 from quiltwork.composite.written import Written, read_written
 from quiltwork.contribution.canonical import encode
 from quiltwork.contribution.fields import is_named
-from quiltwork.errors import ExportError, InvalidOption
+from quiltwork.errors import CheckpointError, ExportError, InvalidOption, QuiltworkError
 from quiltwork.files import new_directory
 from quiltwork.models.assembly import Assembly, Blend, Layout, require_party
 from quiltwork.models.averaged import AveragedExperts
@@ -129,24 +129,11 @@ class Composite:
 
         Raises:
             AlteredCheckpoint: it was opened from a directory, and a file there is not what was written.
+            CheckpointError: it was, and transformers makes no model of what the directory says.
         """
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        from quiltwork.models.register import register
-
         if self.origin is not None:
             self.origin.verify()
-        register()
-        checkpoint = self.assembly.checkpoint("native")
-        config = AutoConfig.for_model(**dict(checkpoint.config))
-        # built in its dtype, not converted to it: conversion would round rotary frequencies and evidence too
-        model = AutoModelForCausalLM.from_config(config, dtype=next(iter(checkpoint.tensors().values())).torch_dtype)
-        tensors = {name: source.load() for name, source in checkpoint.tensors().items()}
-        missing, unexpected = model.load_state_dict(tensors, strict=False)
-        tied = set(getattr(model, "all_tied_weights_keys", None) or {})
-        if unexpected or set(missing) - tied:
-            raise AssertionError(f"assembly and model disagree: {sorted(set(missing) - tied)}, {sorted(unexpected)}")
-        return model.eval()  # type: ignore[no-any-return]
+        return _built(self.assembly.checkpoint("native"))
 
     def save(
         self,
@@ -217,6 +204,42 @@ class Composite:
         if self.provenance.averaged or isinstance(self.assembly, Blend):
             return "It holds sums over the parties: without one of them it is composed again."
         return "Taking a party out: `quiltwork remove THIS_DIRECTORY --party NAME --out NEW_DIRECTORY`."
+
+
+def _built(checkpoint: Checkpoint) -> PreTrainedModel:
+    """The model of a native checkpoint.
+
+    Raises:
+        CheckpointError: config and tensors make none.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from quiltwork.models.register import register
+
+    register()
+    tensors = checkpoint.tensors()
+    try:
+        config = AutoConfig.for_model(**dict(checkpoint.config))
+        # built in its dtype, not converted to it: conversion would round rotary frequencies and evidence too
+        model = AutoModelForCausalLM.from_config(config, dtype=next(iter(tensors.values())).torch_dtype)
+        loaded = {name: source.load() for name, source in tensors.items()}
+        missing, unexpected = model.load_state_dict(loaded, strict=False)
+    except QuiltworkError:
+        raise
+    except Exception as error:  # whatever the config classes of transformers happen to raise
+        raise _no_model(str(error)) from error
+    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+    if unexpected or set(missing) - tied:
+        raise _no_model(f"tensors missing: {sorted(set(missing) - tied)}, without a place: {sorted(unexpected)}")
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def _no_model(why: str) -> CheckpointError:
+    return CheckpointError(
+        "the composite's config and tensors",
+        why=f"transformers makes no model of them ({why[:300]})",
+        mend="Compose it again from the contributions.",
+    )
 
 
 def open_composite(path: str | Path) -> Composite:
