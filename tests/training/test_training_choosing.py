@@ -109,7 +109,7 @@ def test_vectors_count_hashed_bigrams() -> None:
 
 
 def test_a_document_s_number_is_the_head_of_its_digest() -> None:
-    bits = "".join(f"{byte:08b}" for byte in hashlib.sha256("a rose".encode()).digest())
+    bits = "".join(f"{byte:08b}" for byte in hashlib.sha256(b"a rose").digest())
     number = document_number("a rose")
     assert number == int(bits[:53], 2)
     assert int(number) == number < 2**53
