@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from cli_runner import done, files, misused, refused, run
 from safetensors.torch import load_file
 
 from quiltwork.contribution.store import read
+from quiltwork.models import checkpoint
 
 METHODS = ("soup", "uniform_ensemble", "btm", "learned_rows", "evidence_ffn", "evidence_full")
 PORTABLE = {"soup", "learned_rows"}
@@ -336,17 +338,15 @@ def test_whatever_stops_the_writer_nothing_half_written_stays(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import safetensors.torch
+    write, written = checkpoint.write_tensors, []
 
-    save, written = safetensors.torch.save_file, []
-
-    def stop_at_the_third(tensors: object, path: Path, **options: object) -> None:
+    def stop_at_the_third(path: Path, *rest: Any) -> Any:
         if len(written) == 2:
             raise raised
-        save(tensors, path, **options)  # type: ignore[arg-type]
         written.append(path)
+        return write(path, *rest)
 
-    monkeypatch.setattr(safetensors.torch, "save_file", stop_at_the_third)
+    monkeypatch.setattr(checkpoint, "write_tensors", stop_at_the_third)
     outcome = run(*command(base, given, tmp_path / "out", "learned_rows"))
     assert (outcome.code, outcome.out) == (1, "")
     assert words in outcome.err
@@ -358,15 +358,13 @@ def test_whatever_stops_the_writer_nothing_half_written_stays(
 def test_an_interrupt_leaves_what_should_be_replaced(
     base: Path, given: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import safetensors.torch
-
     done(*command(base, given, tmp_path / "out", "soup"))
     before = files(tmp_path / "out")
 
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(safetensors.torch, "save_file", stop)
+    monkeypatch.setattr(checkpoint, "write_tensors", stop)
     assert run(*command(base, given, tmp_path / "out", "learned_rows", "--overwrite")).code == 1
     assert files(tmp_path / "out") == before
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -24,9 +24,9 @@ def test_the_table_names_everything_that_left(given: Mapping[str, Path]) -> None
     contribution = read(given["ash"])
     for words in ("ash", contribution.digest, f"{contribution.bytes:,}", "LicenseRef-ash", "olmo2"):
         assert words in out
-    for part in ("ffn", "full", "tokens", "bigrams", "training"):
+    for part in ("ffn", "full", "tokens", "bigrams", "trigrams", "moments", "training"):
         assert f"privacy of {part}" in out
-    assert out.count("no bound (exact)") == 5
+    assert out.count("no bound (exact)") == 7
     assert "privacy of everything" in out
 
 
@@ -35,7 +35,9 @@ def test_json_is_strict_and_exact_releases_have_no_epsilon(given: Mapping[str, P
     contribution = read(given["birch"])
     assert result["digest"] == contribution.digest
     assert result["bytes"] == contribution.bytes == sum(p.stat().st_size for p in given["birch"].iterdir())
-    assert result["epsilon"] == dict.fromkeys(("ffn", "full", "training", "tokens", "bigrams", "everything"))
+    assert result["epsilon"] == dict.fromkeys(
+        ("ffn", "full", "training", "tokens", "bigrams", "trigrams", "moments", "everything")
+    )
     assert result["delta"] == 1e-6
 
 
