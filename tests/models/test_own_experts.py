@@ -22,6 +22,7 @@ from family_mixtures import VOCABULARY, composite_model, logits, mixture_of, wri
 from quiltwork.errors import CheckpointError, ExportError
 from quiltwork.models.assembly import Experts
 from quiltwork.models.base import Base, open_base
+from quiltwork.models.disassembly import disassemble
 from quiltwork.models.moe_formats import FORMATS
 from quiltwork.models.routers import EVIDENCE_SETTINGS, Evidence
 from quiltwork.models.sources import Source
@@ -181,6 +182,8 @@ def test_missing_experts_are_named(form: str, copied: Places) -> None:
         ("qwen3_moe", {"decoder_sparse_step": 2}, "'decoder_sparse_step'.*every layer has experts"),
         ("qwen3_moe", {"mlp_only_layers": [1]}, "'mlp_only_layers'.*every layer has experts"),
         ("mixtral", {"num_experts_per_tok": 9}, "'num_experts_per_tok'.*4 and 9"),
+        ("mixtral", {"num_local_experts": 10**12}, "2 layers of 1000000000000 experts, and there are"),
+        ("mixtral", {"num_hidden_layers": 10**12}, "1000000000000 layers of 4 experts, and there are"),
         ("mixtral", {"num_local_experts": 0}, "'num_local_experts'.*0 and 2"),
         ("flex_olmo", {"num_experts": "many"}, "'num_experts'.*'many'"),
         ("mixtral", {"num_local_experts": 3}, r"has shape \[4, 32\].*\[3, 32\]|tensor '.*experts\.3"),
@@ -214,3 +217,20 @@ def test_the_rule_is_part_of_the_base_s_name(form: str, copied: Places) -> None:
     assert open_base(again).digest == before
     if FORMATS[form].renormalises == "flag":
         assert open_base(edit(place, norm_topk_prob=not FIELDS[form]["norm_topk_prob"])).digest != before
+
+
+@pytest.mark.parametrize("layout", ["portable", "native"])
+@pytest.mark.parametrize("count", [0, 1, -1, 3, 10**12, "two", None, True])
+def test_a_composite_that_misstates_its_base_s_experts_is_refused(
+    count: Any, layout: Any, saved: Places, tmp_path: Path
+) -> None:
+    base = open_base(saved("mixtral"))
+    place = written(mixture_of(base, parties=1, top_k=2), base, tmp_path / "out", layout)
+    config = json.loads((place / "config.json").read_text())
+    told = config["quiltwork"]["own"] if layout == "portable" else config["own"]
+    assert told["experts"] == EXPERTS
+    disassemble(place, ("party0",))
+    told["experts"] = count
+    (place / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="does not hold what its config announces"):
+        disassemble(place, ("party0",))

@@ -16,7 +16,7 @@ from quiltwork.models.assembly import FFN, DenseBody, Experts, Members
 from quiltwork.models.base import open_tensors, read_json
 from quiltwork.models.families import FAMILIES, Family, Role, format_of
 from quiltwork.models.moe_formats import ORIGIN, ROUTING
-from quiltwork.models.own_experts import OwnExperts
+from quiltwork.models.own_experts import OwnExperts, experts_before
 from quiltwork.models.routers import Rows
 from quiltwork.models.routing import Routing
 from quiltwork.models.slots import BASE_SLOT, slot_key, slot_keys
@@ -88,7 +88,7 @@ def _portable_experts(
 ) -> Experts:
     moe = family.moe
     rule = config[ORIGIN].get("own")
-    layers, first = int(config["num_hidden_layers"]), 1 if rule is None else int(rule["experts"])
+    layers, first = int(config["num_hidden_layers"]), experts_before(rule, tensors)
     count = first + len(parties)
     if config[moe.count_field] != count:
         raise KeyError(f"{config[moe.count_field]} experts for {len(parties)} parties")
@@ -132,12 +132,15 @@ def native_experts(
     layers = int(dense["num_hidden_layers"])
     roles: dict[Role, str] = {role: role for role in family.moe.roles}
     rule = config.get("own")
-    first = 1 if rule is None else int(rule["experts"])
+    first = experts_before(rule, tensors)
     slots = _slots(_NATIVE_EXPERT, roles, tensors, layers, slot_keys(parties, first))
     own = None
     if rule is not None:
         kind = "own" if config["router"]["kind"] == "evidence" else "router"
         rows = [tensors[f"body.model.layers.{layer}.mlp.{kind}.weight"] for layer in range(layers)]
+        due = first + (len(parties) if kind == "router" else 0)
+        if any(one.shape[0] != due for one in rows):
+            raise ValueError(f"rows of {rows[0].shape[0]} experts, and {due} are due")
         own = OwnExperts.of(rule, slots[:first], rows)
     router = native_routing(config["router"], tensors, parties, layers, moments, own)
     body = _body(dense, family, tensors, "body.", slots[0], own)

@@ -19,6 +19,8 @@ from quiltwork.models.families import Family
 from quiltwork.models.moe_formats import ROLES, MoEFormat, Role
 from quiltwork.models.sources import Source, Sources, stacked
 
+_APART = "Fetch the checkpoint again; a {form} checkpoint has one tensor an expert and projection, not stacks of them."
+
 
 @dataclass(frozen=True)
 class OwnExperts:
@@ -102,6 +104,13 @@ def read_mixture(
     form = family.moe
     chosen = form.selection(config, where)
     layers = range(int(body["num_hidden_layers"]))
+    if len(layers) * chosen.experts > len(tensors):  # before as many names are made as somebody's config asks for
+        raise CheckpointError(
+            f"base {where}",
+            why=f"config.json says {len(layers)} layers of {chosen.experts} experts, and there are {len(tensors)} "
+            "tensors in all",
+            mend=_APART.format(form=form.model_type),
+        )
     experts = [
         {(layer, role): form.expert_name(layer, number, role) for layer in layers for role in ROLES}
         for number in range(chosen.experts)
@@ -123,6 +132,18 @@ def read_mixture(
     return dict(sorted(twin.items())), own
 
 
+def experts_before(rule: Mapping[str, Any] | None, tensors: Sources) -> int:
+    """How many experts of a composite are the base's own, given what its config says of them.
+
+    Raises:
+        ValueError: it says nothing sensible.
+    """
+    count = 1 if rule is None else rule["experts"]
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= max(len(tensors), 1):
+        raise ValueError(f"{count!r} experts of the base, and {len(tensors)} tensors in all")
+    return count
+
+
 def _first(rows: Source, count: int) -> Source:
     """The first ``count`` rows; the source as it is if there are no more."""
     return rows if rows.shape[0] == count else stacked([rows.row(number) for number in range(count)])
@@ -139,8 +160,7 @@ def _require(form: MoEFormat, expected: list[str], tensors: Sources, where: str)
         raise CheckpointError(
             f"base {where}",
             why=f"tensors are missing ({len(missing)}), the first is '{missing[0]}'",
-            mend=f"Fetch the checkpoint again; a {form.model_type} checkpoint has one tensor an expert and projection, "
-            "not stacks of them.",
+            mend=_APART.format(form=form.model_type),
         )
 
 
