@@ -131,9 +131,19 @@ class Composite:
             AlteredCheckpoint: it was opened from a directory, and a file there is not what was written.
             CheckpointError: it was, and transformers makes no model of what the directory says.
         """
-        if self.origin is not None:
-            self.origin.verify()
-        return _built(self.assembly.checkpoint("native"))
+        if self.origin is None:
+            return _built(self.assembly.checkpoint("native"))
+        self.origin.verify()
+        try:
+            return _built(self.assembly.checkpoint("native"))
+        except QuiltworkError:
+            raise
+        except Exception as error:  # whatever the config classes of transformers happen to raise
+            raise CheckpointError(
+                f"'{self.origin.path}'",
+                why=f"transformers makes no model of its config and tensors ({str(error)[:300]})",
+                mend="Compose it again from the contributions.",
+            ) from error
 
     def save(
         self,
@@ -207,39 +217,22 @@ class Composite:
 
 
 def _built(checkpoint: Checkpoint) -> PreTrainedModel:
-    """The model of a native checkpoint.
-
-    Raises:
-        CheckpointError: config and tensors make none.
-    """
+    """The model of a native checkpoint, in evaluation mode."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from quiltwork.models.register import register
 
     register()
     tensors = checkpoint.tensors()
-    try:
-        config = AutoConfig.for_model(**dict(checkpoint.config))
-        # built in its dtype, not converted to it: conversion would round rotary frequencies and evidence too
-        model = AutoModelForCausalLM.from_config(config, dtype=next(iter(tensors.values())).torch_dtype)
-        loaded = {name: source.load() for name, source in tensors.items()}
-        missing, unexpected = model.load_state_dict(loaded, strict=False)
-    except QuiltworkError:
-        raise
-    except Exception as error:  # whatever the config classes of transformers happen to raise
-        raise _no_model(str(error)) from error
+    config = AutoConfig.for_model(**dict(checkpoint.config))
+    # built in its dtype, not converted to it: conversion would round rotary frequencies and evidence too
+    model = AutoModelForCausalLM.from_config(config, dtype=next(iter(tensors.values())).torch_dtype)
+    loaded = {name: source.load() for name, source in tensors.items()}
+    missing, unexpected = model.load_state_dict(loaded, strict=False)
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     if unexpected or set(missing) - tied:
-        raise _no_model(f"tensors missing: {sorted(set(missing) - tied)}, without a place: {sorted(unexpected)}")
+        raise AssertionError(f"assembly and model disagree: {sorted(set(missing) - tied)}, {sorted(unexpected)}")
     return model.eval()  # type: ignore[no-any-return]
-
-
-def _no_model(why: str) -> CheckpointError:
-    return CheckpointError(
-        "the composite's config and tensors",
-        why=f"transformers makes no model of them ({why[:300]})",
-        mend="Compose it again from the contributions.",
-    )
 
 
 def open_composite(path: str | Path) -> Composite:

@@ -189,8 +189,8 @@ class QuiltworkEnsembleForCausalLM(PreTrainedModel, GenerationMixin):
                 mend="Call the model with input_ids.",
             )
         if use_cache or past_key_values is not None:
-            keep = logits_to_keep if isinstance(logits_to_keep, int) and labels is None else 0
-            logits, cache = self._cached(input_ids, attention_mask, past_key_values, keep)
+            last = logits_to_keep if isinstance(logits_to_keep, int) and labels is None else 0
+            logits, cache = self._cached(input_ids, attention_mask, past_key_values, last)
         else:
             logits, cache = self._parallel(input_ids, attention_mask), None
         loss = None

@@ -50,9 +50,9 @@ def _joined(blocks: Sequence[_Block]) -> _Block:
         return first
     cache = copy.deepcopy(first.cache)
     for place, layer in enumerate(cache.layers):
-        parts = [block.cache.layers[place] for block in blocks]
-        layer.keys = torch.cat([part.keys for part in parts])  # type: ignore[arg-type, misc]
-        layer.values = torch.cat([part.values for part in parts])  # type: ignore[arg-type, misc]
+        parts: list[Any] = [block.cache.layers[place] for block in blocks]
+        layer.keys = torch.cat([part.keys for part in parts])  # type: ignore[union-attr]
+        layer.values = torch.cat([part.values for part in parts])  # type: ignore[union-attr]
     return _Block([row for block in blocks for row in block.rows], cache)
 
 
