@@ -237,7 +237,7 @@ def test_all_plants_and_nobody_else_over_seeds(family: str, seed: int, tmp_path:
         for name, plant in PLANTS.items():
             planted = plant(world)
             found = screened(world, method, planted)
-            if (name, method) == ("greedy histogram", FULL):
+            if name.startswith("greedy") and method == FULL:
                 # whole models answer a text that half claims itself so badly that honest owners may be blamed
                 assert found.found
             else:
