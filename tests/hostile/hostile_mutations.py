@@ -11,6 +11,7 @@ import copy
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from hostile_folder import MANIFEST, Folder, Special, manifest_of, reseal, split
@@ -381,9 +382,10 @@ def spoil(rng: random.Random, folder: Folder, others: Sequence[Folder]) -> tuple
     """A spoiled folder, and the families and the seal that made it."""
     names, weights = list(FAMILIES), [weight for _, weight in FAMILIES.values()]
     drawn = rng.choices(names, weights, k=2 if rng.random() < 0.1 else 1)
-    for name in drawn:
-        # a family that works on the manifest needs one
-        if isinstance(manifest_of(folder), dict) or name in ("octets", "entries"):
+    folder = FAMILIES[drawn[0]][0](rng, folder, others)
+    # what one family spoiled may be nothing that another can work on
+    with suppress(AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError):
+        for name in drawn[1:]:
             folder = FAMILIES[name][0](rng, folder, others)
     seal = rng.choices(SEALS, (2, 3, 2, 4))[0]
     if seal != "none" and not set(drawn) <= {"text", "entries"}:
