@@ -175,7 +175,8 @@ class MoEFormat:
                 alone (a shared expert answers beside them).
         """
         # a class whose attribute has two names saves either
-        stated = {self.count_field: config[name] for name in _COUNTS if name in config}
+        named = [config[name] for name in _COUNTS if name in config]
+        stated = {self.count_field: named[-1]} if named else {}
         config = dict(self.defaults) | stated | dict(config)
         experts, top_k = config[self.count_field], config["num_experts_per_tok"]
         if not _count(experts) or not _count(top_k) or top_k > experts:
