@@ -13,7 +13,7 @@ import pytest
 
 from quiltwork import files
 from quiltwork.errors import InvalidOption, StorageError
-from quiltwork.files import new_directory, publish_permissions, storage_error, write_file
+from quiltwork.files import new_directory, place_same, publish_permissions, storage_error, write_file
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002])
@@ -192,6 +192,21 @@ def test_permissions_of_what_a_link_points_to_stay(tmp_path: Path) -> None:
     (tmp_path / "out" / "link").symlink_to(tmp_path / "secret")
     publish_permissions(tmp_path / "out")
     assert mode(tmp_path / "secret") == 0o600
+
+
+@pytest.mark.parametrize("kept", [0o400, 0o600, 0o644])
+def test_what_is_placed_again_keeps_its_mode_at_its_first_place(tmp_path: Path, kept: int) -> None:
+    first = tmp_path / "first.safetensors"
+    first.write_bytes(b"tensors")
+    first.chmod(kept)
+    with new_directory(tmp_path / "out", read_only="*.safetensors") as partial:
+        place_same(first, partial / "second.safetensors")
+    second = tmp_path / "out" / "second.safetensors"
+    assert mode(first) == kept
+    assert second.read_bytes() == b"tensors"
+    assert not mode(second) & 0o222
+    # whoever may write to a file must not write to two
+    assert kept == 0o400 or not second.samefile(first)
 
 
 @pytest.mark.parametrize("data", ["text ü", b"\x00\xff"])

@@ -82,13 +82,15 @@ def _ordinary_mode(directory: bool) -> int:
 def publish_permissions(root: Path, *, private: bool = False, read_only: str | None = None) -> None:
     """Give ``root`` and what is below it ordinary permissions (safetensors writes files with mode 0600).
 
+    A file that has another name elsewhere keeps its mode, which is not ours to change there.
+
     Args:
         root: a file or a directory.
         private: withhold all rights from group and others.
         read_only: nobody may write to a file whose name matches this pattern.
     """
     for path in [root, *root.rglob("*")]:
-        if not path.is_symlink():
+        if not path.is_symlink() and (path.is_dir() or path.stat().st_nlink == 1):
             kept = read_only is not None and path.is_file() and path.match(read_only)
             path.chmod(_ordinary_mode(path.is_dir()) & (0o700 if private else 0o777) & ~(0o222 if kept else 0))
 
@@ -231,7 +233,8 @@ def place_same(source: Path, target: Path, *, copy: bool = False) -> None:
     """Make ``target`` a file of the same bytes as ``source``, at no cost where the file system allows that.
 
     A clone that shares its blocks (FICLONE: btrfs, XFS) if there is one to be had, else a hard link, else a copy. Two
-    names of a hard link are one file: who writes to one writes to the other.
+    names of a hard link are one file: who writes to one writes to the other. So only what nobody may write to is
+    linked.
 
     Args:
         source: a file, or a link to one.
@@ -244,7 +247,7 @@ def place_same(source: Path, target: Path, *, copy: bool = False) -> None:
     source = source.resolve()
     if not copy and _cloned(source, target):
         return
-    if not copy:
+    if not copy and not source.stat().st_mode & 0o222:
         try:
             os.link(source, target)
             return

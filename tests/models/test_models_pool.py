@@ -53,6 +53,20 @@ def test_composing_with_a_pool_writes_the_same_files(
     assert len(shards(pool.path)) == 4  # the router is computed, and so it is written
 
 
+def test_what_a_pool_keeps_is_no_more_open_than_what_its_owner_writes(
+    tiny_base: Bases, contributions: Parts, pool: Pool, tmp_path: Path
+) -> None:
+    before = os.umask(0o077)
+    try:
+        compose(contributions("olmo2"), MixtureOfExperts(LearnedRows()), tiny_base("olmo2")).save(
+            tmp_path / "out", pool=pool
+        )
+    finally:
+        os.umask(before)
+    kept = [*pool.path.rglob("*.safetensors"), *(tmp_path / "out").glob("*.safetensors")]
+    assert {path.stat().st_mode & 0o777 for path in kept} == {0o400}
+
+
 def test_other_subsets_and_routers_link_what_is_there(
     tiny_base: Bases, contributions: Parts, pool: Pool, tmp_path: Path
 ) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quiltwork.errors import InvalidOption
-from quiltwork.files import FileRecord, place_same, storage_error, write_file
+from quiltwork.files import FileRecord, place_same, publish_permissions, storage_error, write_file
 from quiltwork.models.checkpoint import write_shard
 from quiltwork.models.resting import altered, shard_header
 from quiltwork.models.sources import Sources
@@ -134,7 +134,7 @@ def _enter(entry: Path, table: Sources) -> FileRecord:
     partial = entry.with_name(f".{entry.stem}.partial")
     try:
         record = write_shard(partial, table)
-        partial.chmod(0o444)
+        publish_permissions(partial, read_only="*")
         partial.replace(entry)
     finally:
         partial.unlink(missing_ok=True)
