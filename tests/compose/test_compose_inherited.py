@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from party_keys import new_key, trust_file
+from quiltwork.cli.app import main
 from quiltwork.compose.method import compose
 from quiltwork.compose.mixture import MixtureOfExperts
 from quiltwork.compose.router_rows import LearnedRows
@@ -23,7 +25,7 @@ from quiltwork.contribution.signature import sign
 from quiltwork.contribution.signing_keys import read_signing_key
 from quiltwork.contribution.store import read
 from quiltwork.contribution.trust import Trust, open_trust
-from quiltwork.errors import CheckpointError, RevokedContribution
+from quiltwork.errors import AlteredCheckpoint, CheckpointError, RevokedContribution
 from quiltwork.models.base import Base, open_base
 from quiltwork.party.contribute import Order, contribute
 from quiltwork.party.fragment import open_fragment
@@ -95,7 +97,9 @@ def test_a_dense_base_hands_nothing_down(story: Story, tiny_base: Callable[[str]
     assert "The base is composed" not in (tmp_path / "plain" / "README.md").read_text()
 
 
-def test_what_was_taken_back_is_refused_in_the_base(story: Story, tmp_path: Path) -> None:
+def test_what_was_taken_back_is_refused_in_the_base(
+    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     later = read(shutil.copytree(story.later.path, tmp_path / "elm"))
     for party in ("elm", "birch"):
         new_key(tmp_path, party)
@@ -114,10 +118,29 @@ def test_what_was_taken_back_is_refused_in_the_base(story: Story, tmp_path: Path
     assert "It is in the base" in caught.value.mend
     with pytest.raises(RevokedContribution, match="'birch' took it back"):
         open_composite(tmp_path / "longer").provenance.refuse_revoked(trust)
+    words = [later.path, "--base", story.base.path, "--trust", keys, "--revocations", file]
+    for verb, *more in (
+        ["compose", "--method", "learned_rows", "--out", tmp_path / "out"],
+        ["screen", "--weights-only"],
+    ):
+        monkeypatch.setattr(sys, "argv", ["quiltwork", verb, *map(str, [*words, *more])])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 1
+        assert "party 'birch' took it back" in capsys.readouterr().err
 
 
 def test_a_composite_that_does_not_say_what_is_in_it_is_no_base(story: Story, tmp_path: Path) -> None:
     shutil.copytree(story.base.path, tmp_path / "composed")
     (tmp_path / "composed" / PROVENANCE).write_text("{}")
     with pytest.raises(CheckpointError, match=r"quiltwork\.json.*not provenance"):
+        extended(story._replace(base=open_base(tmp_path / "composed")))
+
+
+def test_a_base_whose_record_was_changed_by_hand_is_refused(story: Story, tmp_path: Path) -> None:
+    shutil.copytree(story.base.path, tmp_path / "composed")
+    record = tmp_path / "composed" / PROVENANCE
+    stated = json.loads(record.read_text())
+    record.write_text(json.dumps(stated | {"contributions": stated["contributions"][1:]}))
+    with pytest.raises(AlteredCheckpoint, match="one of them was changed"):
         extended(story._replace(base=open_base(tmp_path / "composed")))

@@ -21,9 +21,9 @@ from quiltwork.cli.catalog import (
     make_network_method,
     make_table_method,
 )
-from quiltwork.cli.inputs import pair_of, print_json, public_text, say, weights
+from quiltwork.cli.inputs import pair_of, print_json, say, weights
 from quiltwork.cli.tables import told
-from quiltwork.cli.trusting import Revocations, TrustFile, trusted
+from quiltwork.cli.trusting import Revocations, TrustFile, refuse_inherited, trusted, trusted_public
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -253,8 +253,9 @@ def run(
             raise typer.BadParameter("--layout is portable or native")
         language = make_method(method, options | ({"include": tuple(include)} if include else {}))
         opened, kept = _opened(base, method), pooling.opened(pool)
+        refuse_inherited(opened.path, whom)
         opened = opened if kept is None else kept.base(opened)
-        described = _public(public or [], opened, whom, moments="moments" in language.needs())
+        described = trusted_public(public or [], opened, whom, moments="moments" in language.needs())
         result = _text(given(kept), language, opened, described, base_name, layout, out, overwrite, kept)
     if json:
         print_json(result)
@@ -274,16 +275,6 @@ def _given(
     if trust is not None:
         trust.require(c for c in given if not include or is_named(c.party, include))
     return given
-
-
-def _public(paths: list[Path], base: Base, trust: Trust | None, *, moments: bool) -> PublicText | Contribution | None:
-    """What describes public text; a contribution is trusted like any other."""
-    from quiltwork.contribution.sealed import Contribution
-
-    public = public_text(paths, base, moments=moments)
-    if trust is not None and isinstance(public, Contribution):
-        trust.require([public])
-    return public
 
 
 def _text(

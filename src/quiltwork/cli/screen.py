@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quiltwork.cli.catalog import LANGUAGE, make_method
-from quiltwork.cli.inputs import check_device, documents_of, named, named_paths, public_text, read_contributions, say
-from quiltwork.cli.trusting import Revocations, TrustFile, trusted
+from quiltwork.cli.inputs import check_device, documents_of, named, named_paths, read_contributions, say
+from quiltwork.cli.trusting import Revocations, TrustFile, refuse_inherited, trusted, trusted_public
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def run(
     if whom is not None:
         whom.require(given)
     opened = open_base(base)
+    refuse_inherited(opened.path, whom)
     made = None if method is None else make_method(method, _options(option or []))
     held_out = None if weights_only else _held_out(texts, max_length, max_bytes, batch_size)
     found = screen(
@@ -93,7 +94,7 @@ def run(
         opened,
         made,
         held_out=held_out,
-        public=public_text(public or [], opened, moments=_reads_moments(made)),
+        public=trusted_public(public or [], opened, whom, moments=_reads_moments(made)),
         rule=Rule(harm=_positive(harm)),
         device=check_device(device) if held_out is not None else device,
         on_step=say,

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quiltwork.cli.inputs import read_contributions, say
+from quiltwork.cli.inputs import public_text, read_contributions, say
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
+    from quiltwork.compose.method import PublicText
+    from quiltwork.contribution.sealed import Contribution
     from quiltwork.contribution.signing_keys import SigningKey
     from quiltwork.contribution.trust import Trust
+    from quiltwork.models.base import Base
 
 _PANEL = "Signatures"
 TrustFile = Annotated[
@@ -78,6 +81,32 @@ def trusted(trust: Path | None, revocations: Sequence[Path] | None) -> Trust | N
     for note in opened.notes:
         say(f"note: {note}")
     return opened
+
+
+def trusted_public(
+    paths: Sequence[Path], base: Base, trust: Trust | None, *, moments: bool
+) -> PublicText | Contribution | None:
+    """What describes public text, as `public_text` gives it; a contribution is trusted like any other."""
+    from quiltwork.contribution.sealed import Contribution
+
+    public = public_text(paths, base, moments=moments)
+    if trust is not None and isinstance(public, Contribution):
+        trust.require([public])
+    return public
+
+
+def refuse_inherited(base: Path, trust: Trust | None) -> None:
+    """Refuse a base that is a composed model and holds what a party took back.
+
+    Raises:
+        RevokedContribution: it does.
+        CheckpointError: it is one, and is not as it was written.
+    """
+    if trust is not None:
+        from quiltwork.composite import provenance
+        from quiltwork.composite.written import inherited_from
+
+        provenance.refuse_inherited(inherited_from(base), trust)
 
 
 def refuse_revoked(

@@ -46,8 +46,9 @@ from quiltwork.composite import (
     TableComposite,
     TableMethod,
 )
-from quiltwork.composite.provenance import inherited_from, kept_options
+from quiltwork.composite.provenance import kept_options
 from quiltwork.composite.saved import options_of
+from quiltwork.composite.written import inherited_from
 from quiltwork.contribution.fields import is_named, owner_of
 from quiltwork.contribution.manifest import ExpertManifest, StatisticsManifest
 from quiltwork.contribution.sealed import Contribution

@@ -128,9 +128,7 @@ class Provenance:
         for entry in self.contributions:
             mend = f"Take it out: quiltwork remove DIRECTORY --party {entry.party} --out NEW, or compose without it."
             trust.refuse_revoked(entry.party, entry.digest, mend)
-        for entry in self.inherited:
-            mend = "It is in the base: take it out of the composite that the base is, and start from what is left."
-            trust.refuse_revoked(entry.party, entry.digest, mend)
+        refuse_inherited(self.inherited, trust)
 
     def to_json(self, layout: Layout, files: Mapping[str, FileRecord]) -> dict[str, Any]:
         """The content of quiltwork.json of a language model.
@@ -204,17 +202,15 @@ def _entries(value: Any) -> tuple[Entry, ...]:
     return entries
 
 
-def inherited_from(base: Path) -> tuple[Entry, ...]:
-    """What is in a base, sorted: nothing, unless it is a composite itself.
+def refuse_inherited(entries: Iterable[Entry], trust: Trust) -> None:
+    """Refuse a base of which a party took its contribution back.
 
     Raises:
-        CheckpointError: it is one, and does not say of what.
+        RevokedContribution: one did; by whom, when and why is said.
     """
-    if not (base / PROVENANCE).is_file():
-        return ()
-    provenance = read_provenance(base)
-    found = {*provenance.contributions, *provenance.inherited}
-    return tuple(sorted(found, key=lambda entry: (entry.party, entry.digest)))
+    for entry in entries:
+        mend = "It is in the base: take it out of the composite that the base is, and start from what is left."
+        trust.refuse_revoked(entry.party, entry.digest, mend)
 
 
 def digest_over(value: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quiltwork.composite.provenance import PROVENANCE, Provenance, digest_over, read_provenance
+from quiltwork.composite.provenance import PROVENANCE, Entry, Provenance, digest_over, read_provenance
 from quiltwork.errors import AlteredCheckpoint, CheckpointError
 from quiltwork.files import FileRecord
 from quiltwork.models.base import read_json
@@ -82,6 +82,20 @@ def read_written(path: Path) -> Written:
     written = Written(path, provenance, _files(value, where))
     _check(written)
     return written
+
+
+def inherited_from(base: Path) -> tuple[Entry, ...]:
+    """What is in a base, sorted: nothing, unless it is a composite itself.
+
+    Raises:
+        CheckpointError: it is one, and does not say of what.
+        AlteredCheckpoint: it is one, and is not as it was written.
+    """
+    if not (base / PROVENANCE).is_file():
+        return ()
+    provenance = read_written(base).provenance
+    found = {*provenance.contributions, *provenance.inherited}
+    return tuple(sorted(found, key=lambda entry: (entry.party, entry.digest)))
 
 
 def _files(value: Mapping[str, Any], where: Path) -> dict[str, FileRecord]:
