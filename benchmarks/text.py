@@ -37,7 +37,7 @@ from typing import Any
 
 from text_page import combine, page, targets, tree_spread
 from text_parts import Settings
-from text_run import ROWS, TREES, Bench, train_main
+from text_run import ROWS, TREES, Bench, kept, train_main
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
@@ -94,6 +94,7 @@ def parse(argv: list[str] | None = None) -> tuple[Settings, argparse.Namespace]:
     parser.add_argument("--sections", default=",".join(SECTIONS))
     parser.add_argument("--json", required=True, help="file for the result; a table is written beside it")
     parser.add_argument("--work", default=".bench/text", help="where trained parts and scored rows are kept")
+    parser.add_argument("--kept", action="store_true", help="score nothing: a page of what an earlier run has scored")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
     parser.add_argument("--base-steps", type=int, default=600)
     parser.add_argument("--steps", type=int, default=200)
@@ -118,7 +119,9 @@ def main(argv: list[str] | None = None) -> None:
     settings, given = parse(argv)
     began = time.monotonic()
     found: dict[str, dict[int, dict[str, Any]]] = {}
-    runs = list(jobs(given))
+    runs = list(jobs(given)) if not given.kept else []
+    for regime in given.regimes.split(",") if given.kept else ():
+        found[regime] = {seed: kept(settings, regime, seed) for seed in range(given.seeds)}
     with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
         waiting = [pool.submit(one, settings, *run) for run in runs]
         for regime, seed, result in (future.result() for future in waiting):
@@ -142,7 +145,8 @@ def assembled(settings: Settings, found: Mapping[str, Mapping[int, Mapping[str, 
     result: dict[str, Any] = {}
     for regime, seeds in found.items():
         several = [one for _, one in sorted(seeds.items())]
-        result[regime] = combine(settings, [one["rows"] for one in several if "rows" in one])
+        if rows := [one["rows"] for one in several if "rows" in one]:
+            result[regime] = combine(settings, rows)
         for section in TREES:
             if parts := [one[section] for one in several if section in one]:
                 result[section] = tree_spread(parts)

@@ -79,6 +79,7 @@ class Bench:
         held_out = HeldOut(self.held_out, self.parties, max_length=self.settings.sequence_length)
         row = run(build(), self.tokenizer, held_out, prefix=self.base.separator).row
         scored = {
+            "name": name,
             "bpb": {d: cell.value for d, cell in row.domains.items()},
             "active_params": row.active_params,
             "total_params": row.total_params,
@@ -208,4 +209,15 @@ ROWS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
     "tuned": tuned_rows,
     "scopes": scope_rows,
 }
+
+
+def kept(settings: Settings, regime: str, seed: int) -> dict[str, Any]:
+    """Whatever has been scored of one regime and seed, in the order in which it was scored."""
+    folder = place(settings, regime, seed) / "rows"
+    files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    found: dict[str, Any] = {path.stem.removeprefix("section-"): json.loads(path.read_text()) for path in files}
+    rows = {row["name"]: row for row in found.values() if "name" in row and "-without-" not in row["name"]}
+    return ({"rows": rows} if rows else {}) | {name: found[name] for name in TREES if name in found}
+
+
 TREES: Mapping[str, Callable[[Bench], dict[str, Any]]] = {"coming": coming, "growth": growth, "change": change}
