@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,22 @@ import numpy as np
 import pytest
 import torch
 
+from quiltwork.compose.alone import Alone
+from quiltwork.compose.ensemble import Ensemble
 from quiltwork.compose.method import compose
 from quiltwork.compose.mixture import MixtureOfExperts
 from quiltwork.compose.parts import full_deltas
+from quiltwork.compose.router_lda import ResidualLDA
 from quiltwork.compose.router_rows import LearnedRows
 from quiltwork.compose.soup import Soup
-from quiltwork.contribution.kinds import ExpertMethod, FFNExpert, LoRAExpert, LowRankExpert
+from quiltwork.compose.ties import Ties
+from quiltwork.contribution.kinds import ExpertMethod, FFNExpert, LoRAExpert, LowRankExpert, ResidualMomentsStatistic
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.store import Draft, write
-from quiltwork.errors import MissingPart, TensorMismatch
+from quiltwork.errors import CheckpointError, MissingPart, TensorMismatch
 from quiltwork.models.base import Base
+from quiltwork.models.residual import ResidualMoments
+from quiltwork.models.sources import Source
 from quiltwork.party.contribute import reference
 from quiltwork.privacy.events import ExactEvent
 
@@ -31,9 +37,10 @@ ROWS = MixtureOfExperts(LearnedRows())
 
 @pytest.fixture
 def make(tiny_base: Bases, tmp_path: Path) -> Make:
-    def build(method: ExpertMethod, tensors: Mapping[str, Any]) -> Contribution:
-        events = tuple(ExactEvent(released=part.name) for part in method.parts())
+    def build(method: ExpertMethod, tensors: Mapping[str, Any], statistics: Sequence[Any] = ()) -> Contribution:
+        events = tuple(ExactEvent(released=part.name) for part in (*method.parts(), *statistics))
         stated = {"base": reference(tiny_base("llama")), "licence": "CC0-1.0", "privacy": events}
+        stated |= {"statistics": tuple(statistics)}
         return write(tmp_path / "ash", Draft(party="ash", method=method, tensors=tensors, **stated))
 
     return build
@@ -135,3 +142,43 @@ def test_what_lora_does_not_name_does_not_change(make: Make, tiny_base: Bases) -
 def test_a_whole_model_is_no_feed_forward_expert(make: Make, tiny_base: Bases) -> None:
     with pytest.raises(MissingPart, match="needs the part 'ffn', and it holds lora"):
         compose([make(*lora())], ROWS, tiny_base("llama"))
+
+
+def test_factors_of_a_higher_rank_than_the_matrix_are_refused(make: Make, tiny_base: Bases) -> None:
+    found = {f"lora.{QUERY}.a": np.ones((33, 32)), f"lora.{QUERY}.b": np.ones((32, 33))}
+    with pytest.raises(TensorMismatch, match=rf"'lora\.{QUERY}'.*of rank 33, and the base's matrix of 32"):
+        compose([make(ExpertMethod(lora=LoRAExpert(rank=33, scaling=0.5)), found)], Soup(), tiny_base("llama"))
+
+
+def overflowing(kind: str) -> tuple[Any, ExpertMethod, dict[str, Any]]:
+    """A method, and a contribution of finite numbers that make an infinity in it."""
+    if kind == "lowrank":
+        method = routed(LowRankExpert)
+        return ROWS, method, {n: np.full_like(t, 1.0 if "router" in n else 1e30) for n, t in tensors_of(method).items()}
+    if kind == "moments":
+        method = routed(FFNExpert)
+        moments = {f"moments.layers.{n}.{name}": np.full(32, value) for n in (0, 1) for name, value in MOMENTS.items()}
+        return LDA, method, tensors_of(method) | moments
+    huge = np.finfo(np.float32).max if kind == "scaling" else 1e30
+    found = {f"lora.{QUERY}.a": np.full((2, 32), huge), f"lora.{QUERY}.b": np.full((32, 2), huge)}
+    method = ExpertMethod(lora=LoRAExpert(rank=2, scaling=1e300 if kind == "scaling" else 1.0))
+    return {"ties": Ties(), "alone": Alone("full"), "ensemble": Ensemble()}.get(kind, Soup()), method, found
+
+
+MOMENTS = {"mean": 1e300, "second": 1.0}
+LDA = MixtureOfExperts(ResidualLDA(covariance="public"))
+
+
+@pytest.mark.parametrize("kind", ["lowrank", "moments", "lora", "scaling", "ties", "alone", "ensemble"])
+def test_no_infinity_is_composed_of_finite_numbers(kind: str, make: Make, tiny_base: Bases, tmp_path: Path) -> None:
+    method, expert, tensors = overflowing(kind)
+    base = tiny_base("llama")
+    statistics = (ResidualMomentsStatistic(layers=2, hidden_size=32, second="diagonal", rows=9),)
+    given = make(expert, tensors, statistics if kind == "moments" else ())
+    ordinary = [Source.of(torch.ones(32, dtype=torch.float64))] * 2
+    composite = compose([given], method, base, public={"moments": ResidualMoments(ordinary, ordinary, 9)})
+    with pytest.raises(CheckpointError, match=r"tensor '.*' of the composed model: what is computed for it is not fin"):
+        composite.save(tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"ash"}
+    with pytest.raises(CheckpointError, match="is not finite"):
+        composite.model()

@@ -6,7 +6,7 @@ base's layers and widths only the composer can tell, who has the base.
     ffn      every projection of every layer, of the base's width or narrower, in its dtype
     lowrank  factors whose product has the shape of the base's projection
     full     every tensor of the base, and no other
-    lora     pairs of factors of matrices of the base, of the declared rank
+    lora     pairs of factors of matrices of the base, of the declared rank, which no side of a matrix is below
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ def _check_lora(contribution: Contribution, base: Base, lora: LoRAExpert) -> Non
         shape = base.tensors[target].shape
         if len(shape) != 2:
             _refuse(contribution, f"lora.{target}", "is a pair of factors, and the base's tensor is no matrix")
+        if lora.rank > min(shape):
+            _refuse(contribution, f"lora.{target}", f"is of rank {lora.rank}, and the base's matrix of {min(shape)}")
         due = {f"lora.{target}.a": (lora.rank, shape[1]), f"lora.{target}.b": (shape[0], lora.rank)}
         for name, wanted in due.items():
             _refuse_names(contribution, [name] if name not in names else [], "is missing")

@@ -8,16 +8,22 @@ path or a machine's name, so the same inputs give the same bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from quiltwork.errors import CheckpointError
 from quiltwork.files import FileRecord
 from quiltwork.models.base import Base, read_json, rope
-from quiltwork.models.sources import TORCH_NAMES, Sources
+from quiltwork.models.sources import TORCH_NAMES, Source, Sources
 from quiltwork.streaming.layout import Dtype
+from quiltwork.streaming.numbers import all_finite
 from quiltwork.streaming.writing import write_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from typing_extensions import Buffer
 
 SHARED = "shared.safetensors"
 ROUTER = "router.safetensors"
@@ -73,8 +79,8 @@ class Checkpoint:
     beside: Mapping[str, Sources] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Any]:
-        """All tensors of all shards, as sources by name."""
-        return {name: source for shard in self.shards.values() for name, source in shard.items()}
+        """All tensors of all shards, as sources by name; see `computed`."""
+        return {name: source for shard in self.shards.values() for name, source in computed(shard).items()}
 
     def write(self, directory: Path, base: TokenizerFiles, *, take: Take | None = None) -> dict[str, FileRecord]:
         """Write every file into ``directory``, a shard at a time.
@@ -87,13 +93,16 @@ class Checkpoint:
 
         Returns:
             the record of every file, by name.
+
+        Raises:
+            CheckpointError: what was computed of contributions is not finite; the tensor is named.
         """
         weight_map: dict[str, str] = {}
         records: dict[str, FileRecord] = {}
         for file, table in sorted({**self.shards, **self.beside}.items()):
             if table:
                 taken = take(directory / file, table) if take is not None else None
-                records[file] = taken or write_shard(directory / file, table)
+                records[file] = taken or write_shard(directory / file, computed(table))
         for file, table in sorted(self.shards.items()):
             weight_map |= dict.fromkeys(sorted(table), file)
         total = sum(source.nbytes for table in self.shards.values() for source in table.values())
@@ -116,6 +125,40 @@ Take = Callable[[Path, Sources], FileRecord | None]
 def write_shard(path: Path, table: Sources) -> FileRecord:
     """Write a safetensors file of some tensors, in constant memory but for those that only torch can make."""
     return write_tensors(path, table)
+
+
+def computed(table: Sources) -> Sources:
+    """The same tensors; a NaN or an infinity is refused as it passes in one that is computed when it is read.
+
+    Every number of a contribution is finite, and sums and products of such numbers need not be. What lies in a file as
+    it is was looked at when the contribution was read, or is the base's.
+    """
+    return {
+        name: source if source.place is not None or source.identity is not None else _finite(name, source)
+        for name, source in table.items()
+    }
+
+
+def _finite(name: str, source: Source) -> Source:
+    refusal = CheckpointError(
+        f"tensor '{name}' of the composed model",
+        why="what is computed for it is not finite: a number among those it is made of is too large",
+        mend="Find out whose with `quiltwork screen --weights-only`, and leave that contribution out.",
+    )
+
+    def load() -> Tensor:
+        tensor = source.load()
+        if not bool(tensor.isfinite().all()):
+            raise refusal
+        return tensor
+
+    def pieces() -> Iterator[Buffer]:
+        for piece in source.pieces():
+            if not all_finite(piece, source.dtype):
+                raise refusal
+            yield piece
+
+    return replace(source, load=load, stream=pieces)
 
 
 @dataclass(frozen=True)

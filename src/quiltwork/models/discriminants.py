@@ -144,10 +144,11 @@ class Discriminants:
                 mend="Choose a larger shrinkage, covariance='public', or leave out a party whose moments are unsound.",
             )
         base = _read(self.public.means[layer])
-        return {
-            party: _rule(covariance, _read(moments.means[layer]), base, self.temperature, self.offset)
-            for party, moments in sorted(self.moments.items())
-        }
+        with np.errstate(over="ignore", invalid="ignore"):  # whoever reads a rule looks at its numbers
+            return {
+                party: _rule(covariance, _read(moments.means[layer]), base, self.temperature, self.offset)
+                for party, moments in sorted(self.moments.items())
+            }
 
     def _shared(self, layer: int) -> Floats:
         if self.covariance == "public":
