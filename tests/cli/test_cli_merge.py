@@ -264,6 +264,7 @@ def test_numbers_that_are_not_finite_are_refused(pair: Callable[[Edit], tuple[Pa
     [
         (("--weight", "oak=1"), ("weight of 'oak'", "alder, beech")),
         (("--weight", "alder=0"), ("weight 0.0 of 'alder'", "above zero")),
+        (("--weight", "alder=1e308", "--weight", "beech=1e308"), ("weights that sum to inf", "no number")),
         (("--weight", "alder=nan"), ("weight nan of 'alder'", "above zero")),
         (("--weight", "alder"), ("--weight 'alder'",)),
         (("--scale", "0.5"), ("scale 0.5", "from a base")),
@@ -288,6 +289,14 @@ def test_one_model_or_one_name_twice_is_refused(models: dict[str, Path], tmp_pat
     refused("merge", models["alder"], models["alder"], "--out", tmp_path / "out", names="'alder' too")
     with pytest.raises(InvalidOption, match="scale nan"):
         Merge({"a": open_base(models["alder"])}, base=open_base(models["base"]), scale=float("nan"))
+
+
+def test_a_composed_model_is_not_merged_without_its_parties(
+    composed: Callable[[str], Path], base: Path, tmp_path: Path
+) -> None:
+    soup, out = composed("soup"), ("--out", tmp_path / "out")
+    refused("merge", soup, base, *out, names=("'soup'", "composed of contributions"), mend="quiltwork compose")
+    refused("merge", base, "--base", soup, *out, names=("'the base'", "composed of contributions"))
 
 
 # Interruptions.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -56,7 +57,9 @@ def test_the_check_notices_torch(owners: list[Path], base: Path, tmp_path: Path)
 
 
 def test_merging_needs_no_torch(base: Path, composed: Callable[[str], Path], tmp_path: Path) -> None:
-    done = run("merge", base, composed("soup"), "--out", tmp_path / "out", "--json")
+    other = shutil.copytree(base, tmp_path / "other")
+    shutil.copyfile(composed("soup") / "model.safetensors", other / "model.safetensors")
+    done = run("merge", base, other, "--out", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["method"] == "linear"
     parts = [load_file(base / "model.safetensors"), load_file(composed("soup") / "model.safetensors")]

@@ -310,6 +310,11 @@ def test_weights_are_positive_numbers(
     assert "include=" in caught.value.mend
 
 
+def test_weights_have_a_sum(contributions: Parts, tiny_base: Bases) -> None:
+    with pytest.raises(InvalidOption, match="their sum, by which they are divided, is no number"):
+        compose(contributions("olmo2"), Soup(weights={"ash": 1e308, "birch": 1e308}), tiny_base("olmo2"))
+
+
 def test_a_soup_gives_the_base_no_weight(contributions: Parts, tiny_base: Bases) -> None:
     with pytest.raises(InvalidOption, match="a weight of 'base'"):
         compose(contributions("olmo2"), Soup(weights={"base": 1.0}), tiny_base("olmo2"))
@@ -326,6 +331,7 @@ def test_including_nobody_is_refused(make: Callable[..., Method], contributions:
     [
         (lambda: Ensemble("median"), "weighting='median'"),  # type: ignore[arg-type]
         (lambda: Ensemble(temperature=0.0), "temperature=0.0"),
+        (lambda: Ensemble(temperature=float("inf")), "temperature=inf"),
         (lambda: Ensemble(top_k=0), "top_k=0"),
         (lambda: LearnedRows(top_k=0), "top_k=0"),
         (lambda: PrefixEvidence(features="words"), "features='words'"),  # type: ignore[arg-type]
@@ -334,6 +340,7 @@ def test_including_nobody_is_refused(make: Callable[..., Method], contributions:
         (lambda: PrefixEvidence(minimum_weight=1.0), "minimum_weight=1.0"),
         (lambda: PrefixEvidence(top_k=0), "top_k=0"),
         (lambda: PrefixEvidence(smoothing=0.0), "smoothing=0.0"),
+        (lambda: PrefixEvidence(smoothing=float("inf")), "smoothing=inf"),
         (lambda: MixtureOfExperts(scope="body"), "scope='body'"),  # type: ignore[arg-type]
         (lambda: MixtureOfExperts(LearnedRows(), scope="full"), "learned rows with full experts"),
     ],

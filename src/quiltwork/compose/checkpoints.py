@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quiltwork.compose.agreeing import require_agreement
-from quiltwork.errors import CheckpointError, InvalidOption
+from quiltwork.composite.provenance import PROVENANCE
+from quiltwork.errors import CheckpointError, CompatibilityError, InvalidOption
 from quiltwork.files import new_directory, require_absent
 from quiltwork.models.base import Base
 from quiltwork.models.checkpoint import Checkpoint, TokenizerFiles, portable_config
@@ -66,7 +67,10 @@ class Merge:
             mend = "Give two checkpoints or more, or a base beside one."
             raise InvalidOption(f"{len(self.models)} checkpoints", why="there is nothing to merge", mend=mend)
         self._check_numbers()
-        require_agreement({**({"the base": self.base} if self.base else {}), **self._ordered})
+        models = {**({"the base": self.base} if self.base else {}), **self._ordered}
+        require_agreement(models)
+        for name, model in models.items():
+            _refuse_composed(name, model)
 
     def _check_numbers(self) -> None:
         for name, weight in self.weights.items():
@@ -77,6 +81,8 @@ class Merge:
                 why = "the weight of a linear merge is a number above zero" if self.base is None else "it is no number"
                 mend = "Leave the model out, or give a base."
                 raise InvalidOption(f"weight {weight} of '{name}'", why=why, mend=mend)
+        if not math.isfinite(total := sum(map(self._weight, self.models))):
+            raise InvalidOption(f"weights that sum to {total}", why="it is no number", mend="Give smaller ones.")
         if not math.isfinite(self.scale) or (self.base is None and self.scale != 1):
             why = "only differences from a base are scaled" if self.base is None else "it is no number"
             raise InvalidOption(f"scale {self.scale}", why=why, mend="Give a base, or leave the scale out.")
@@ -169,6 +175,14 @@ class Merge:
             "It loads in plain `transformers`.\n\n"
             f"| model | weight | digest |\n|---|---|---|\n{rows}\n"
         )
+
+
+def _refuse_composed(name: str, model: Base) -> None:
+    """Nobody could tell of the result whose contributions are in it, and whether one was taken back."""
+    if (model.path / PROVENANCE).is_file():
+        why = "it is composed of contributions, and a merged model holds no provenance, licences and revocations"
+        mend = "Compose the contributions instead: quiltwork compose --method soup, or task_arithmetic."
+        raise CompatibilityError(f"'{name}'", why=why, mend=mend)
 
 
 class _Watched:

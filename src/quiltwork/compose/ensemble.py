@@ -56,7 +56,7 @@ class Ensemble:
                 why="its members are not ranked by the text",
                 mend="Use likelihood weighting, or include= to name the members.",
             )
-        if not self.temperature > 0:
+        if not 0 < self.temperature < float("inf"):
             raise InvalidOption(
                 f"temperature={self.temperature}",
                 why="it divides log-likelihoods",

@@ -265,6 +265,10 @@ def chosen(parties: Sequence[str], include: Sequence[str] | None, weights: Mappi
                 why="weights are positive numbers",
                 mend="Leave a party out with include= rather than by a weight of zero.",
             )
+    if sum(weights.values()) == float("inf"):
+        raise InvalidOption(
+            "weights", why="their sum, by which they are divided, is no number", mend="Give smaller ones."
+        )
     return sorted(p for p in set(parties) if include is None or is_named(p, include))
 
 

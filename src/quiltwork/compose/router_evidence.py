@@ -80,7 +80,7 @@ class PrefixEvidence:
             )
         if self.bound is not None:
             require_positive(bound=self.bound)
-        if not self.smoothing > 0:
+        if not 0 < self.smoothing < float("inf"):
             raise InvalidOption(
                 f"smoothing={self.smoothing}",
                 why="an unseen token would have probability zero and veto its party for good",
