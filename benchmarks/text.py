@@ -94,6 +94,7 @@ def parse(argv: list[str] | None = None) -> tuple[Settings, argparse.Namespace]:
     parser.add_argument("--sections", default=",".join(SECTIONS))
     parser.add_argument("--json", required=True, help="file for the result; a table is written beside it")
     parser.add_argument("--work", default=".bench/text", help="where trained parts and scored rows are kept")
+    parser.add_argument("--rows", default="", help="of the section methods only these rows; all if left out")
     parser.add_argument("--kept", action="store_true", help="score nothing: a page of what an earlier run has scored")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
     parser.add_argument("--base-steps", type=int, default=600)
@@ -110,8 +111,10 @@ def parse(argv: list[str] | None = None) -> tuple[Settings, argparse.Namespace]:
     parser.add_argument("--rank", type=int, default=16, help="of low-rank and LoRA experts")
     parser.add_argument("--width", type=int, default=96, help="of narrow experts")
     given = parser.parse_args(argv)
-    names = {f: getattr(given, f) for f in Settings.__dataclass_fields__ if f not in ("public", "parties")}
-    settings = Settings(public=tuple(given.public.split(",")), parties=tuple(given.parties.split(",")), **names)
+    several = ("public", "parties", "rows")
+    lists = {name: tuple(part for part in getattr(given, name).split(",") if part) for name in several}
+    names = {name: getattr(given, name) for name in Settings.__dataclass_fields__ if name not in several}
+    settings = Settings(**lists, **names)
     return settings, given
 
 

@@ -41,6 +41,7 @@ class Settings:
     rank: int
     width: int
     pooled_seeds: int
+    rows: tuple[str, ...]
     work: str
 
     @property

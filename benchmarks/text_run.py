@@ -104,24 +104,20 @@ def main_rows(bench: Bench) -> dict[str, Any]:
     from quiltwork.compose.alone import Alone
     from quiltwork.models.base import open_base
 
-    rows = {"base": bench.row("base", bench.base.load_model)}
-    rows |= bench.rows(text_methods.main_methods(len(bench.parties)))
+    methods = text_methods.main_methods(len(bench.parties))
+    builders: dict[str, Callable[[], Any]] = {"base": bench.base.load_model}
+    builders |= {name: lambda m=m: bench.compose(m).model() for name, m in methods.items()}
     for name in ("evidence_ffn", "evidence_full"):
-        method = text_methods.main_methods(len(bench.parties))[f"{name}_tokens"]
         for epsilon in (1, 8):
-            rows[f"{name}_eps{epsilon}"] = bench.row(
-                f"{name}_eps{epsilon}",
-                lambda m=method, e=epsilon: text_methods.private_rows(
-                    bench.compose(m), bench.settings, bench.regime, bench.seed, e
-                ).model(),
-            )
+            builders[f"{name}_eps{epsilon}"] = lambda m=methods[f"{name}_tokens"], e=epsilon: text_methods.private_rows(
+                bench.compose(m), bench.settings, bench.regime, bench.seed, e
+            ).model()
     if (bench.here / "pooled").exists():
-        rows["pooled"] = bench.row("pooled", open_base(bench.here / "pooled").load_model)
+        builders["pooled"] = open_base(bench.here / "pooled").load_model
     for one in bench.contributions:
-        rows[f"alone:{one.party}"] = bench.row(
-            f"alone-{one.party}", lambda one=one: bench.compose(Alone(), [one]).model()
-        )
-    return rows
+        builders[f"alone:{one.party}"] = lambda one=one: bench.compose(Alone(), [one]).model()
+    wanted = bench.settings.rows or tuple(builders)
+    return {name: bench.row(name, build) for name, build in builders.items() if name in wanted}
 
 
 def tuned_rows(bench: Bench) -> dict[str, Any]:
