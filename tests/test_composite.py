@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,15 @@ def test_the_card_names_parties_licences_and_how_to_load(
     ensemble = compose(contributions("olmo2"), Ensemble(), tiny_base("olmo2"))
     ensemble.save(tmp_path / "ensemble")
     assert "`import quiltwork` before" in (tmp_path / "ensemble" / "README.md").read_text()
+
+
+def test_a_licence_adds_no_row_to_the_card(rows: Composite) -> None:
+    first, *others = rows.provenance.contributions
+    odd = replace(first, licence="MIT |\n| forged | `sha256:0` | MIT")
+    provenance = replace(rows.provenance, contributions=(odd, *others), inherited=(odd,))
+    card = replace(rows, provenance=provenance).checkpoint("native").documents["README.md"].decode()
+    assert len([line for line in card.splitlines() if line.startswith("| ")]) == 4
+    assert "\n| forged" not in card
 
 
 def test_the_default_layout_is_portable_where_possible(

@@ -244,8 +244,8 @@ def test_files_too_many_or_too_few_are_refused(composite: NetworkComposite, tmp_
 
 def test_only_networks_may_name_a_party_twice(composite: NetworkComposite) -> None:
     value = composite.to_json()
-    entry = {"party": "ash", "digest": "sha256:1", "licence": "x"}
-    value["contributions"] = [entry, entry | {"digest": "sha256:2"}]
+    entry = {"party": "ash", "digest": f"sha256:{'1' * 64}", "licence": "x"}
+    value["contributions"] = [entry, entry | {"digest": f"sha256:{'2' * 64}"}]
     assert len(Provenance.from_json(value, Path("q")).contributions) == 2
     for broken in (value | {"layout": "portable"}, value | {"contributions": [entry, entry]}):
         with pytest.raises(CheckpointError, match="one is there twice"):

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_runner import done, files, misused, refused
@@ -46,6 +47,42 @@ def test_what_is_given_again_must_be_the_same(
     refused(*words, "--public", public, names="--public", mend="--base")
     done(*words, "--base", base, "--public", public)
     assert files(tmp_path / "three") == files(composed("evidence_ffn"))
+
+
+RED = "\x1b[31mred"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: value["contributions"][0].update(licence=RED),
+        lambda value: value["contributions"][0].update(digest=RED),
+        lambda value: value.update(inherited=[{**value["contributions"][0], "party": RED}]),
+        lambda value: value.update(method=RED),
+        lambda value: value.update(base=RED),
+        lambda value: value.update(options={"top_k": float("nan")}),
+    ],
+)
+def test_a_record_that_nobody_wrote_is_refused_and_drives_no_terminal(
+    change: Callable[[dict[str, Any]], None], composed: Composed, tmp_path: Path
+) -> None:
+    record = shutil.copytree(composed("learned_rows"), tmp_path / "forged") / "quiltwork.json"
+    value = json.loads(record.read_text())
+    change(value)
+    text = json.dumps(value)
+    record.write_text(text if "NaN" in text else json.dumps(value | {"digest": digest_over(value)}))
+    for verb in ("list", "verify"):
+        assert "\x1b" not in refused(verb, record.parent, names="quiltwork.json").err
+
+
+def test_names_of_files_drive_no_terminal(composed: Composed, tmp_path: Path) -> None:
+    place = shutil.copytree(composed("learned_rows"), tmp_path / "copied")
+    (place / RED).touch()
+    told = done("verify", place)
+    assert "\x1b" not in told.out
+    assert "\\x1b[31mred" in told.out
+    (place / f"{RED}.json").touch()
+    assert "\x1b" not in refused("verify", place, names="might read it").err
 
 
 def test_who_cannot_join(

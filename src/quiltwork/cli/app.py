@@ -35,6 +35,7 @@ from quiltwork.cli import (
     tune,
     verify,
 )
+from quiltwork.cli.inputs import legible
 from quiltwork.cli.kinds import verb_of_kinds
 from quiltwork.errors import QuiltworkError
 
@@ -126,7 +127,7 @@ def main() -> None:
         finally:
             sys.stdout.flush()  # a reader that went away shows here, not when the interpreter shuts down
     except QuiltworkError as error:
-        print(f"refused: {error.what}\n  why:   {error.why}\n  mend:  {error.mend}", file=sys.stderr)
+        print(legible(f"refused: {error.what}\n  why:   {error.why}\n  mend:  {error.mend}"), file=sys.stderr)
         sys.exit(1)
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
@@ -144,7 +145,8 @@ def main() -> None:
     except OSError as error:
         where = f"'{error.filename}'" if error.filename else "the file system"
         why = error.strerror or str(error)
-        print(f"refused: {where}\n  why:   {why}\n  mend:  Check the path and its permissions.", file=sys.stderr)
+        text = f"refused: {where}\n  why:   {why}\n  mend:  Check the path and its permissions."
+        print(legible(text), file=sys.stderr)
         sys.exit(1)
     except SystemExit as end:
         if end.code != _INTERRUPTED:

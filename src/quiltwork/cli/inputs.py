@@ -244,7 +244,16 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
+def legible(text: str) -> str:
+    """A text that may quote names of a stranger's files: what would drive a terminal is written out.
+
+    >>> legible("read\\x1b[31m me")
+    'read\\\\x1b[31m me'
+    """
+    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)
+
+
 def say(text: str) -> None:
     """A note for people, on standard error; where several processes train together the first one speaks."""
     if os.environ.get("RANK", "0") == "0":
-        print(text, file=sys.stderr, flush=True)
+        print(legible(text), file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quiltwork.cli.inputs import print_json, read_contributions
+from quiltwork.cli.inputs import legible, print_json, read_contributions
 from quiltwork.cli.trusting import Revocations, TrustFile, refuse_revoked, trusted
 from quiltwork.errors import InvalidOption
 
@@ -62,7 +62,7 @@ def run(
     for one in signed:
         print(f"{one['party']}: {one['digest']} is signed with key {one['key']}")
     for one in whole:
-        print(_told(one))
+        print(legible(_told(one)))
 
 
 def _signed(

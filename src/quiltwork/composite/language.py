@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quiltwork.composite.provenance import HUB_NAME, PROVENANCE, Provenance, read_provenance, saved_kind, unknown_layout
+from quiltwork.composite.table_card import plain
 from quiltwork.composite.written import Written, read_written
 from quiltwork.contribution.canonical import encode
 from quiltwork.contribution.fields import is_named
@@ -183,7 +184,7 @@ class Composite:
 
     def _card(self, layout: Layout) -> str:
         """README.md: what the model is made of, as the model hubs read it."""
-        licences = sorted({e.licence for e in (*self.provenance.contributions, *self.provenance.inherited)})
+        licences = sorted({plain(e.licence) for e in (*self.provenance.contributions, *self.provenance.inherited)})
         use = (
             "It loads in plain `transformers`."
             if layout == "portable"
@@ -191,7 +192,7 @@ class Composite:
         )
         name = self.provenance.base_name
         base_model = f'base_model:\n- "{name}"\nbase_model_relation: merge\n' if name else ""
-        rows = "\n".join(f"| {e.party} | `{e.digest}` | {e.licence} |" for e in self.provenance.contributions)
+        rows = "\n".join(f"| {e.party} | `{e.digest}` | {plain(e.licence)} |" for e in self.provenance.contributions)
         return (
             f"---\nlibrary_name: transformers\n{base_model}tags:\n- quiltwork\n- merge\n---\n"
             f"# Composed model ({self.provenance.method})\n\n"
@@ -203,7 +204,7 @@ class Composite:
 
     def _inherited(self) -> str:
         """What the card says of a base that is a composite itself."""
-        told = ", ".join(f"{e.party} (`{e.digest}`, {e.licence})" for e in self.provenance.inherited)
+        told = ", ".join(f"{e.party} (`{e.digest}`, {plain(e.licence)})" for e in self.provenance.inherited)
         return f"The base is composed itself, of contributions that stay in it: {told}.\n\n" if told else ""
 
     def _leaving(self) -> str:

@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ValidationError
-
 from quiltwork.composite.tuned import Tuned
 from quiltwork.contribution.canonical import encode
 from quiltwork.contribution.fields import LABEL, is_named, owner_of
@@ -25,6 +23,7 @@ from quiltwork.errors import CheckpointError, ExportError, NeedsRetraining
 from quiltwork.files import FileRecord
 from quiltwork.models.assembly import Layout
 from quiltwork.models.base import read_json
+from quiltwork.privacy.events import printable
 
 if TYPE_CHECKING:
     from quiltwork.contribution.trust import Trust
@@ -35,6 +34,7 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.
 """A model's name on a hub: ``NAME`` or ``OWNER/NAME``. It ends up in YAML, where these characters mean nothing else."""
 
 _MEND = "Compose the model again."
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -180,9 +180,10 @@ class Provenance:
             averaged = value.get("averaged", False)
             if not isinstance(averaged, bool):
                 raise KeyError("'averaged' is neither true nor false")
-            identity = None if base is None else str(base), str(value["method"])
-            return cls(*identity, entries, name, options, tuned, averaged, public, inherited)
-        except (KeyError, TypeError, ValidationError) as error:
+            if not ((base is None or _DIGEST.fullmatch(base)) and _shows(value["method"])):
+                raise KeyError("the base's digest or the method's name is none")
+            return cls(base, value["method"], entries, name, options, tuned, averaged, public, inherited)
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"'{where}'",
                 why=f"it is not provenance that this version of quiltwork wrote ({error})",
@@ -190,15 +191,21 @@ class Provenance:
             ) from error
 
 
+def _shows(text: Any) -> bool:
+    """Whether a text is one that a contribution could have stated, and that a terminal can show."""
+    return isinstance(text, str) and 0 < len(text) <= 100 and printable(text) == text
+
+
 def _entries(value: Any) -> tuple[Entry, ...]:
     """Entries as quiltwork.json lists them.
 
     Raises:
-        KeyError, TypeError: they are none.
+        KeyError, TypeError, ValueError: they are none.
     """
     entries = tuple(Entry(e["party"], e["digest"], e["licence"]) for e in value)
-    if not all(isinstance(text, str) for entry in entries for text in vars(entry).values()):
-        raise KeyError("a contribution's party, digest or licence is not text")
+    for entry in entries:
+        if not (re.fullmatch(LABEL, entry.party) and _DIGEST.fullmatch(entry.digest) and _shows(entry.licence)):
+            raise KeyError("a contribution's party, digest or licence is none")
     return entries
 
 
@@ -239,11 +246,7 @@ def read_provenance(path: Path) -> Provenance:
     if not where.is_file():
         mend = "Give a directory that `quiltwork compose` wrote."
         raise CheckpointError(f"'{path}'", why=f"it holds no {PROVENANCE}", mend=mend)
-    provenance = Provenance.from_json(read_json(where), where)
-    for entry in provenance.contributions:
-        if not re.fullmatch(LABEL, entry.party):
-            raise CheckpointError(f"party {entry.party!r} in '{where}'", why="it is not a party's name", mend=_MEND)
-    return provenance
+    return Provenance.from_json(read_json(where), where)
 
 
 def saved_kind(path: str | Path) -> Literal["language", "table", "network"]:
