@@ -239,6 +239,8 @@ def test_nobody_joins_a_tuned_or_averaged_composite(
     record = {"public": ["the river runs over grey stones and the ferry crosses before noon"]}
     tune(early, base.load_tokenizer(), record, plan, force_cpu=True).save(tmp_path / "tuned")
     compose(found[:2], BTX(), base).save(tmp_path / "btx")
+    with pytest.raises(InvalidOption, match="its record tells of one tuning"):
+        tune(open_composite(tmp_path / "tuned"), base.load_tokenizer(), record, plan, force_cpu=True)
     with pytest.raises(NeedsRetraining, match="adding to it"):
         joined_language(open_composite(tmp_path / "tuned"), found[2:])
     with pytest.raises(ExportError, match="adding to it"):

@@ -140,6 +140,12 @@ def _mixture(composite: Composite, plan: TuningPlan) -> Experts:
     Raises:
         InvalidOption: there is not.
     """
+    if composite.provenance.tuned is not None:
+        raise InvalidOption(
+            "a composite that was tuned before",
+            why="its record tells of one tuning, and the texts of the first would be forgotten",
+            mend="Tune the composite from before, with what='both' if rows and anchor are to change.",
+        )
     assembly = composite.assembly
     experts = assembly.experts() if isinstance(assembly, AveragedExperts) else assembly
     if not isinstance(experts, Experts):
