@@ -60,7 +60,7 @@ class Contribution:
     @property
     def parts(self) -> frozenset[str]:
         """What it holds: ``ffn``, ``lowrank``, ``full``, ``lora``, ``tokens``, ``bigrams``, ``trigrams``, ``moments``,
-        ``proxies``; over a table ``mixture``, ``covariates``, ``precision``, ``likelihoods``; about networks ``module``,
+        ``proxies``; over a table ``mixture``, ``covariates``, ``precision``, ``likelihoods``; of networks ``module``,
         ``inputs``, ``classes``, ``outputs``, ``pair``, ``stitches``."""
         return frozenset(part.name for part in parts_of(self.manifest))
 
