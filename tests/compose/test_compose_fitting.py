@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from quiltwork.contribution.kinds import ExpertMethod, FFNExpert, LoRAExpert, Lo
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.store import Draft, write
 from quiltwork.errors import CheckpointError, MissingPart, TensorMismatch
+from quiltwork.evaluate.screen import screen
 from quiltwork.models.base import Base
 from quiltwork.models.residual import ResidualMoments
 from quiltwork.models.sources import Source
@@ -182,3 +184,7 @@ def test_no_infinity_is_composed_of_finite_numbers(kind: str, make: Make, tiny_b
     assert {path.name for path in tmp_path.iterdir()} == {"ash"}
     with pytest.raises(CheckpointError, match="is not finite"):
         composite.model()
+    if kind != "moments":
+        (told,) = screen([given], base).contributions
+        assert told.weights is not None
+        assert 1e20 < told.weights.size < math.inf

@@ -43,6 +43,7 @@ DEVIATIONS = 4.0
 LEAST_SPREAD = 0.25
 ALIKE = 0.98
 SAMPLED = 2**16
+_MOST = 1e140
 
 _ASK = "Ask the owner how it was trained; compose without it until that is clear."
 
@@ -106,6 +107,8 @@ def _measure(sums: _Sums, name: str, held: Source, own: Source, delta: bool, see
     change = held.load().double().numpy()
     if not delta and change.shape == reference.shape:
         change = change - reference
+    # finite numbers can make a change that is not, and its size is told none the less
+    change = np.clip(np.nan_to_num(change, nan=_MOST), -_MOST, _MOST)
     squares = float(np.square(change).sum()), float(np.square(reference).mean()) * change.size
     sums.square, sums.reference = sums.square + squares[0], sums.reference + squares[1]
     sums.tensors[name] = math.sqrt(squares[0] / squares[1]) if squares[1] else 0.0
