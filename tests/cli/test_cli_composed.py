@@ -13,6 +13,7 @@ import pytest
 from cli_runner import done, files, misused, refused
 from cli_tables import NAMES
 
+from composed_files import mend_records
 from quiltwork.composite.provenance import digest_over
 from quiltwork.contribution.canonical import encode
 
@@ -75,6 +76,20 @@ def test_a_record_that_nobody_wrote_is_refused_and_drives_no_terminal(
         assert "\x1b" not in refused(verb, record.parent, names="quiltwork.json").err
 
 
+def test_tensors_in_a_file_that_is_not_listed_are_refused(composed: Composed, tmp_path: Path) -> None:
+    place = shutil.copytree(composed("learned_rows"), tmp_path / "forged")
+    index = place / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace("expert-ash", ".hidden"))
+    shutil.copyfile(place / "expert-ash.safetensors", place / ".hidden.safetensors")
+    mend_records(place)
+    record = place / "quiltwork.json"
+    value = json.loads(record.read_text())
+    del value["files"][".hidden.safetensors"]
+    record.write_bytes(encode(value | {"digest": digest_over(value)}))
+    for verb in ("list", "verify"):
+        refused(verb, place, names=("'.hidden.safetensors'", "does not list"))
+
+
 def test_names_of_files_drive_no_terminal(composed: Composed, tmp_path: Path) -> None:
     place = shutil.copytree(composed("learned_rows"), tmp_path / "copied")
     (place / RED).touch()
@@ -91,6 +106,7 @@ def test_who_cannot_join(
     rows, out = composed("learned_rows"), ("--out", tmp_path / "out")
     refused("add", rows, given["ash"], *out, names=("party 'ash'", "in the composed model already"), mend="remove")
     refused("add", rows, composed("btm"), *out, names=("contribution", "it is a composed model"), mend="contributions")
+    refused("add", given["ash"], given["birch"], *out, names=str(given["ash"]), mend="quiltwork compose")
     done("remove", rows, "--party", "ash", "--out", tmp_path / "two")
     stranger = contributions("llama")[0].path
     refused("add", tmp_path / "two", stranger, *out, names=("party 'ash'", "it was made from base"), mend="this one")
@@ -160,6 +176,7 @@ def test_verify_reads_every_byte(composed: Composed, table: Path, tmp_path: Path
     assert (told["parties"], told["files"], told["foreign"]) == (["ash", "birch", "cedar"], 10, ["notes.md"])
     assert "are as they were written" in done("verify", place, table).out
     misused("verify", place, "--public-key", tmp_path / "key.pem", "--trust", tmp_path / "trust.toml", names="give one")
+    misused("verify", place, tmp_path, names="which is no composed model")
     flip(place / "expert-birch.safetensors")
     refused("verify", place, names=("expert-birch.safetensors", "not those that were written"), mend="again")
 

@@ -30,6 +30,7 @@ from quiltwork.models.resting import altered, require_intact
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}", re.ASCII)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _READABLE = {".safetensors", ".json", ".bin", ".pt", ".pth", ".py", ".jinja", ".model", ".txt", ".gguf", ".pkl"}
+_INDEX = "model.safetensors.index.json"
 MOST_BYTES = 2**24
 
 
@@ -126,6 +127,9 @@ def _check(written: Written) -> None:
                 why=f"{PROVENANCE} does not list it, and a library that loads the model might read it",
                 mend="Move it elsewhere.",
             )
+    for name in _indexed(written.path):
+        if name not in written.files:
+            raise altered(written.path / _INDEX, f"it names {str(name)[:100]!a}, which {PROVENANCE} does not list")
     for path, record in written.records().items():
         if not path.is_file():
             raise altered(path, "it is not there")
@@ -133,3 +137,9 @@ def _check(written: Written) -> None:
             raise altered(path, f"it holds {path.stat().st_size} bytes, and {record.bytes} were written")
         if path.name == ROUTER or path.suffix != ".safetensors":
             require_intact(path, record)
+
+
+def _indexed(path: Path) -> set[Any]:
+    """The files that a library would read tensors from, which a hidden one could be."""
+    table = read_json(path / _INDEX).get("weight_map") if (path / _INDEX).is_file() else None
+    return {name for name in table.values() if isinstance(name, str)} if isinstance(table, dict) else set()
