@@ -202,6 +202,16 @@ def test_tensors_that_no_plain_mixture_has_are_refused(copied: Places) -> None:
         open_base(place)
 
 
+@each_form
+def test_rows_of_another_dtype_are_refused(form: str, copied: Places) -> None:
+    name = FORMATS[form].router.format(layer=1)
+    # of the same size even, so that no length would tell
+    place = edit_tensors(copied(form), lambda tensors: tensors.update({n: t.half() for n, t in tensors.items()}))
+    place = edit_tensors(place, lambda tensors: tensors.update({name: tensors[name].bfloat16()}))
+    with pytest.raises(CheckpointError, match=r"it is BF16, and the weights are F16"):
+        open_base(place)
+
+
 @pytest.mark.parametrize("form", ["qwen2_moe", "qwen3_moe"])
 def test_windows_of_a_mixture_are_refused(form: str, copied: Places) -> None:
     with pytest.raises(ExportError, match="'use_sliding_window' of the base"):

@@ -108,7 +108,7 @@ def _measure(sums: _Sums, name: str, held: Source, own: Source, delta: bool, see
     if not delta and change.shape == reference.shape:
         change = change - reference
     # finite numbers can make a change that is not, and its size is told none the less
-    change = np.clip(np.nan_to_num(change, nan=_MOST), -_MOST, _MOST)
+    change = np.asarray(np.clip(np.nan_to_num(change, nan=_MOST), -_MOST, _MOST), np.float64)
     squares = float(np.square(change).sum()), float(np.square(reference).mean()) * change.size
     sums.square, sums.reference = sums.square + squares[0], sums.reference + squares[1]
     sums.tensors[name] = math.sqrt(squares[0] / squares[1]) if squares[1] else 0.0

@@ -18,6 +18,7 @@ from quiltwork.errors import CheckpointError
 from quiltwork.models.families import Family
 from quiltwork.models.moe_formats import ROLES, MoEFormat, Role
 from quiltwork.models.sources import Source, Sources, stacked
+from quiltwork.streaming.layout import Dtype
 
 _APART = "Fetch the checkpoint again; a {form} checkpoint has one tensor an expert and projection, not stacks of them."
 
@@ -123,13 +124,15 @@ def read_mixture(
     taken = {name for expert in experts for name in expert.values()} | set(routers) | _idle(form, body)
     twin = {name: source for name, source in tensors.items() if name not in taken}
     twin |= {family.ffn_name(*key): tensors[name] for key, name in experts[0].items()}
+    twin = dict(sorted(twin.items()))
+    _require_dtype(routers, tensors, next(iter(twin.values())).dtype, where)
     own = OwnExperts(
         others=tuple({key: tensors[name] for key, name in expert.items()} for expert in experts[1:]),
         rows=tuple(tensors[name] for name in routers),
         top_k=chosen.top_k,
         renormalise=chosen.renormalise,
     )
-    return dict(sorted(twin.items())), own
+    return twin, own
 
 
 def experts_before(rule: Mapping[str, Any] | None, tensors: Sources) -> int:
@@ -175,6 +178,17 @@ def _refuse_others(form: MoEFormat, expected: list[str], body: Mapping[str, Any]
             why=f"a plain {form.model_type} mixture has none of that name",
             mend="Use a base whose layers are plain mixtures, or a dense base.",
         )
+
+
+def _require_dtype(routers: list[str], tensors: Sources, dtype: Dtype, where: str) -> None:
+    """Refuse rows of another dtype than the weights: parties' rows are stacked upon them."""
+    for name in routers:
+        if tensors[name].dtype != dtype:
+            raise CheckpointError(
+                f"tensor '{name}' of base {where}",
+                why=f"it is {tensors[name].dtype}, and the weights are {dtype}",
+                mend="Use a checkpoint that was saved in one dtype.",
+            )
 
 
 def _check_shapes(
