@@ -149,7 +149,7 @@ def test_leaving_is_never_having_been_there_and_joining_brings_it_back(
 ) -> None:
     whole = composed(method)
     out = done("remove", whole, "--party", "birch", "--out", tmp_path / "left", "--json")
-    assert out.json["removed"] == "birch"
+    assert out.json["removed"] == ["birch"]
     done("compose", *handed["ash"], "--method", method, "--out", tmp_path / "never")
     assert files(tmp_path / "left") == files(tmp_path / "never") != files(whole)
     assert not any("birch" in name for name in files(tmp_path / "left"))

@@ -41,7 +41,7 @@ def test_a_native_copy_of_learned_rows_stays_native(base: Path, given: Mapping[s
 def test_json_and_note_say_who_is_left(composed: Callable[[str], Path], tmp_path: Path) -> None:
     arguments = ("remove", composed("learned_rows"), "--party", "birch", "--out")
     result = done(*arguments, tmp_path / "a", "--json").json
-    assert result["removed"] == "birch"
+    assert result["removed"] == ["birch"]
     assert [entry["party"] for entry in result["contributions"]] == ["ash", "cedar"]
     assert (result["layout"], result["path"]) == ("portable", str(tmp_path / "a"))
     assert "ash, cedar remain" in done(*arguments, tmp_path / "b").err
@@ -53,6 +53,19 @@ def test_a_second_party_can_leave_and_the_last_cannot(composed: Callable[[str], 
     arguments = ("remove", tmp_path / "one", "--party", "cedar", "--out", tmp_path / "none")
     refused(*arguments, names=("cedar", "only one left"), mend="base")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_several_leave_at_once_and_none_if_one_is_unknown(
+    composed: Callable[[str], Path], base: Path, given: Mapping[str, Path], tmp_path: Path
+) -> None:
+    leaving = ("--party", "ash", "--party", "cedar")
+    result = done("remove", composed("learned_rows"), *leaving, "--out", tmp_path / "left", "--json").json
+    assert result["removed"] == ["ash", "cedar"]
+    done("compose", given["birch"], "--base", base, "--method", "learned_rows", "--out", tmp_path / "never")
+    assert files(tmp_path / "left") == files(tmp_path / "never")
+    arguments = ("remove", composed("learned_rows"), "--party", "ash", "--party", "oak", "--out", tmp_path / "none")
+    refused(*arguments, names="party 'oak'", mend="birch, cedar")
+    assert not (tmp_path / "none").exists()
 
 
 def test_an_unknown_party_is_refused(composed: Callable[[str], Path], tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from quiltwork.cli.inputs import print_json, say
 from quiltwork.cli.tables import told
 
 NAME = "remove"
-HELP = """Take a party out of a composed model.
+HELP = """Take parties out of a composed model.
 
-The result is byte for byte what composing without that party would have written; neither base nor contributions are
+The result is byte for byte what composing without them would have written; neither base nor contributions are
 needed. An owner who handed over several experts of a language model leaves with all of them, or with one: `--party
 acme.code`. The files of those who stay are linked and not copied (`--copy` copies them), except where a public format
 numbers experts. A soup is a sum that cannot be taken apart: compose it again without the party. From composed networks
@@ -26,7 +26,7 @@ EXAMPLES = """Example:
 
 def run(
     composed: Annotated[Path, typer.Argument(help="A composed checkpoint.")],
-    party: Annotated[str, typer.Option(help="Who leaves.")],
+    party: Annotated[list[str], typer.Option(help="Who leaves. Repeatable.")],
     out: Annotated[Path, typer.Option(help="Directory to write.")],
     copy: Annotated[bool, typer.Option("--copy", help="Of a language model, link no file.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing directory.")] = False,
@@ -37,7 +37,9 @@ def run(
     from quiltwork.composite import PROVENANCE, NetworkComposite, TableComposite, saved_layout
     from quiltwork.models.base import read_json
 
-    composite = open_any(composed).without(party)
+    composite = open_any(composed)
+    for leaving in party:
+        composite = composite.without(leaving)
     if isinstance(composite, TableComposite):
         composite.save(out, overwrite=overwrite)
         result = told(composite, out)
