@@ -34,9 +34,10 @@ def test_a_low_rank_expert_of_a_checkpoint_composes_by_evidence(
     base: Path, tuned: Path, fragments: Mapping[str, Path], tmp_path: Path
 ) -> None:
     options = ("--scope", "lowrank", "--rank", 3, "--drop-rest", "--data", fragments["ash"], "--share", "river")
+    options += ("--trigrams", "exact")
     outcome = done(*command(base, tuned, tmp_path / "out", *options, "--json"))
     assert outcome.json["party"] == "ash.river"
-    assert set(outcome.json["parts"]) == {"lowrank", "tokens", "bigrams"}
+    assert set(outcome.json["parts"]) == {"lowrank", "tokens", "bigrams", "trigrams"}
     assert "left out, though tuned" in outcome.err
     assert "of the squared norm" in outcome.err
     composing = ("--base", base, "--method", "evidence_ffn", "--floor", 0, "--out", tmp_path / "composed")
@@ -58,6 +59,8 @@ def test_a_sealed_process_takes_the_same(base: Path, tuned: Path, tmp_path: Path
     [
         (("--scope", "ffn"), ("q_proj.weight", "--drop-rest")),
         (("--scope", "lora"), "scope 'lora'"),
+        (("--scope", "ffn", "--rank", 3), "--rank with the scope ffn"),
+        (("--drop-rest",), "--drop-rest with the scope full"),
         (("--delta-dtype", "int8"), "--delta-dtype int8"),
         (("--scope", "lowrank", "--rank", 99, "--drop-rest"), "rank=99"),
         (("--share", "A b"), "party 'ash.A b'"),

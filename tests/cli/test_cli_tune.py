@@ -58,6 +58,10 @@ def test_what_cannot_be_done_is_refused(
 
     ash = ("--contribution", given["ash"])
     refusal("evidence_ffn", names="router of an evidence composite", mend="anchor")
+    refusal("learned_rows", "--sequence-length", 129, names="128 positions", mend="128 or less")
+    (empty := public.parent / "empty.txt").touch()
+    nothing = ("tune", composed("learned_rows"), "--public", empty, *QUICK, "--out", tmp_path / "x")
+    refused(*nothing, names="text 'public'", mend="Give text")
     refusal("btm", "--what", "anchor", names="no mixture of experts", mend="learned_rows")
     refusal("learned_rows", "--what", "experts", names="what='experts'", mend="router")
     refusal("learned_rows", "--proxies", "best", names="proxies 'best'", mend="dpp")

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, get_args
 
 from quiltwork.composite import Composite
 from quiltwork.composite.tuned import Tuned, TunedText, What, documents_digest
-from quiltwork.errors import InvalidOption
+from quiltwork.errors import FragmentError, InvalidOption
 from quiltwork.models.assembly import Experts
 from quiltwork.models.averaged import AveragedExperts
 from quiltwork.models.base import canonical, separator_id, sha256
@@ -101,16 +101,21 @@ def tune(
         force_cpu: do not use an accelerator that is there.
 
     Raises:
-        InvalidOption: there is nothing to tune in this composite, or no text.
-        FragmentError: a text holds no tokens.
+        InvalidOption: there is nothing to tune in this composite, no text, or sequences are longer than the model
+            has positions.
+        FragmentError: a text holds no document, or no tokens.
         Interrupted: stopped by the user; with a ``state_dir`` the same call goes on.
     """
     if not texts:
         raise InvalidOption("no texts", why="there is nothing to tune on", mend="Give public text.")
+    for name, documents in texts.items():
+        if not documents:
+            raise FragmentError(f"text '{name}'", why="it holds no document", mend="Give text, or leave it out.")
     experts = _mixture(composite, plan)
     checkpoint = experts.checkpoint("native")
     free = free_tensors(checkpoint, experts.parties, plan.what)
     model = replace(composite, assembly=experts).model()
+    plan.training.require_positions(model.config.get_text_config().max_position_embeddings)
     _free(model, free, _own_rows(experts))
     told = {name: TunedText(documents=len(d), digest=documents_digest(d)) for name, d in sorted(texts.items())}
     result = train(

@@ -150,6 +150,7 @@ def contribute(
 
     Raises:
         FragmentError: the fragment has fewer than two documents, or bytes that are not text.
+        InvalidOption: sequences are to be longer than the base has positions.
         StorageError: the target exists, or the file system refuses; nothing half-written stays.
         Interrupted: stopped by the user; the same call goes on.
     """
@@ -159,6 +160,8 @@ def contribute(
             why="something is already there",
             mend="Choose another target, remove it, or ask for overwriting.",
         )
+    if order.scopes:
+        order.plan.require_positions(int(base.config["max_position_embeddings"]))
     fragment.require_documents(2)
     tokenizer = base.load_tokenizer()
     documents = partial(tokenised, fragment, tokenizer)

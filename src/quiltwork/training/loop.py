@@ -118,6 +118,19 @@ class TrainingPlan:
                 mend="Choose at least 2.",
             )
 
+    def require_positions(self, positions: int) -> None:
+        """Refuse sequences longer than a model has positions.
+
+        Raises:
+            InvalidOption: they are longer.
+        """
+        if self.sequence_length > positions:
+            raise InvalidOption(
+                f"sequence_length={self.sequence_length}",
+                why=f"the model has {positions} positions (max_position_embeddings)",
+                mend=f"Choose {positions} or less.",
+            )
+
     def rate(self, step: int) -> float:
         """Learning rate at ``step`` as a share of the peak: linear warm-up, then cosine."""
         warm = max(1, round(self.warmup * self.steps))

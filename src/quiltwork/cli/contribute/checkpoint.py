@@ -29,6 +29,7 @@ EXAMPLES = """Examples:
 `quiltwork contribute checkpoint --base BASE --checkpoint TUNED --scope lowrank --rank 64 --drop-rest --data notes/
 --party acme --out acme --confine`"""
 
+RANK = 64
 _DTYPES: dict[str, Dtype | None] = {"base": None, "float32": "F32", "bfloat16": "BF16"}
 
 
@@ -40,7 +41,7 @@ def run(
     party: Annotated[str, typer.Option(help="Your name in the composed model: a-z, 0-9, - and _.")],
     out: Annotated[Path, typer.Option(help="Directory to write.")],
     scope: Annotated[str, typer.Option(help="full, ffn or lowrank.")] = "full",
-    rank: Annotated[int, typer.Option(help="lowrank: columns of the factors.")] = 64,
+    rank: Annotated[int | None, typer.Option(help="lowrank: columns of the factors. [default: 64]")] = None,
     drop_rest: Annotated[
         bool, typer.Option("--drop-rest", help="ffn, lowrank: leave out what else was tuned, rather than refuse it.")
     ] = False,
@@ -51,6 +52,7 @@ def run(
     ] = None,
     tokens: Annotated[str, typer.Option(help="Token histogram of --data: as for contribute expert.")] = "exact",
     bigrams: Annotated[str, typer.Option(help="Histogram of hashed bigrams of --data.")] = "exact",
+    trigrams: Annotated[str, typer.Option(help="Histogram of hashed trigrams of --data.")] = "none",
     moments: Annotated[str, typer.Option(help="Residual moments of --data: none, diagonal or full.")] = "none",
     text_field: Annotated[str, typer.Option(help="Field or column that holds the text.")] = "text",
     licence: Annotated[str, typer.Option(help="Licence of the contribution (SPDX).")] = "LicenseRef-unstated",
@@ -62,6 +64,7 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Make a contribution of a model that you tuned already."""
+    _require_agreement(scope, rank, drop_rest)
     text = read_text(card, "--card") if card else ""
     scratch = out.with_name(f".{out.name}.scratch")
     try:
@@ -76,11 +79,12 @@ def run(
             party=f"{party}.{share}" if share else party,
             tokens=None if tokens == "none" else release_rule(tokens),
             bigrams=None if bigrams == "none" else release_rule(bigrams),
+            trigrams=None if trigrams == "none" else release_rule(trigrams),
             moments=moments_by_name(moments),
             licence=licence,
             card=text,
         )
-        taking = Taking(scope, rank, drop_rest, _dtype(delta_dtype))  # type: ignore[arg-type]
+        taking = Taking(scope, RANK if rank is None else rank, drop_rest, _dtype(delta_dtype))  # type: ignore[arg-type]
         fragment = _fragment(data, text_field)
         contribution = contribute_checkpoint(
             open_base(base), checkpoint, out, taking, order, fragment=fragment, overwrite=overwrite, say=say
@@ -88,6 +92,20 @@ def run(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     show(contribution, out, sealing, json=json)
+
+
+def _require_agreement(scope: str, rank: int | None, drop_rest: bool) -> None:
+    """Refuse options that the scope does not take."""
+    if rank is not None and scope != "lowrank":
+        raise InvalidOption(
+            f"--rank with the scope {scope}", why="it is an option of lowrank", mend="Leave it out, or choose lowrank."
+        )
+    if drop_rest and scope == "full":
+        raise InvalidOption(
+            "--drop-rest with the scope full",
+            why="the whole change leaves",
+            mend="Leave it out, or choose ffn or lowrank.",
+        )
 
 
 def _dtype(name: str) -> Dtype | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +31,9 @@ EXAMPLES = """Examples:
 
 An interrupted run goes on when the same command is given again."""
 
+RANK = 16
+_TAKEN_BY = {"rank": {"lora", "lowrank"}, "alpha": {"lora", "lowrank"}, "width": {"ffn"}}
+
 
 def run(
     base: Annotated[Path, typer.Option(help="Directory of the public base checkpoint.")],
@@ -48,7 +51,7 @@ def run(
         int | None,
         typer.Option(help="Group the documents in so many, and write OUT/PARTY.c0, OUT/PARTY.c1 ...: an expert each."),
     ] = None,
-    rank: Annotated[int, typer.Option(help="lowrank, lora: columns of the factors.")] = 16,
+    rank: Annotated[int | None, typer.Option(help="lowrank, lora: columns of the factors. [default: 16]")] = None,
     alpha: Annotated[
         float | None,
         typer.Option(help="lowrank, lora: the factors' product is scaled by alpha / rank. [default: rank]"),
@@ -103,6 +106,8 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train an expert of a language model on your own text, here, and write one contribution directory."""
+    scopes = scope or ["ffn"]
+    _require_agreement(scopes, rank=rank, alpha=alpha, width=width)
     state = state or out.with_name(out.name + ".state")
     text = read_text(card, "--card") if card else ""
     sealing = seal_for_text([base, *data, *(proxies or [])], out, state) if confine else "off"
@@ -116,15 +121,16 @@ def run(
     from quiltwork.party.scopes import FFNScope, FullScope, LowRankScope
     from quiltwork.training.loop import TrainingPlan
 
+    columns = RANK if rank is None else rank
     makers: dict[str, Callable[[], Scope]] = {
         "ffn": lambda: FFNScope(anchor_share, bias, top_k, width),
-        "lowrank": lambda: LowRankScope(rank, alpha, anchor_share, bias, top_k),
+        "lowrank": lambda: LowRankScope(columns, alpha, anchor_share, bias, top_k),
         "full": lambda: FullScope(delta_dtype),
-        "lora": lambda: LoRAScope(rank, alpha),
+        "lora": lambda: LoRAScope(columns, alpha),
     }
     order = Order(
         party=f"{party}.{share}" if share else party,
-        scopes=tuple(one_of(makers, name)() for name in (scope or ["ffn"]) if name != "none"),
+        scopes=tuple(one_of(makers, name)() for name in scopes if name != "none"),
         plan=TrainingPlan(
             steps=steps,
             batch_size=batch_size,
@@ -166,6 +172,27 @@ def run(
         open_base(base), fragment, out, order, state_dir=state, overwrite=overwrite, force_cpu=cpu
     )
     show(contribution, out, sealing, json=json)
+
+
+def _require_agreement(scopes: Sequence[str], **stated: float | None) -> None:
+    """Refuse scopes that contradict each other, and options of scopes that were not asked for.
+
+    Raises:
+        InvalidOption: ``none`` stands beside a scope, or an option is none of any scope's.
+    """
+    if "none" in scopes and len(scopes) > 1:
+        raise InvalidOption(
+            f"scopes {', '.join(scopes)}",
+            why="'none' means that no weights leave",
+            mend="Leave it, or the others, out.",
+        )
+    for name, value in stated.items():
+        if value is not None and not _TAKEN_BY[name] & set(scopes):
+            raise InvalidOption(
+                f"--{name} with the scope {', '.join(scopes)}",
+                why=f"it is an option of {' and '.join(sorted(_TAKEN_BY[name]))}",
+                mend="Leave it out, or choose that scope.",
+            )
 
 
 def one_of(makers: Mapping[str, Callable[[], Scope]], name: str) -> Callable[[], Scope]:
