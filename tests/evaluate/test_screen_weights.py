@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from screen_plants import OWNERS, VICTIM, World, copied, is_weight, scaled
+from screen_plants import OWNERS, VICTIM, World, copied, is_weight, scaled, texts
 
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.evaluate import screen_weights
 from quiltwork.evaluate.screen_record import Likeness
 from quiltwork.evaluate.screen_verdicts import copy_findings, groups, is_copy
 from quiltwork.evaluate.screen_weights import size_findings, weigh
+from quiltwork.party.scopes import FFNScope
 
 BOTH = frozenset({"ffn", "full"})
 
@@ -163,3 +164,30 @@ def test_narrow_experts_are_held_against_the_base_s_root_mean_square(world: Worl
     _measure(sums, "ffn", Source.of(narrow), Source.of(own), False, b"seed")
     rms = [float(t.double().square().mean().sqrt()) for t in (narrow, own)]
     assert sums.size == pytest.approx(rms[0] / rms[1])
+
+
+def _nearer(contribution: Contribution, world: World) -> Contribution:
+    """The contribution with a tenth of its change."""
+    change = changes(contribution, world)
+
+    def part(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        whole = change.get(name.removesuffix(".weight")) if name.startswith("ffn.") else None
+        return tensor if whole is None else tensor - 0.9 * torch.from_numpy(whole).to(tensor.dtype)
+
+    return world.altered(contribution, part)
+
+
+def test_a_narrow_expert_is_no_outlier_among_whole_ones_unless_it_is_scaled(
+    world: World, honest: list[Contribution]
+) -> None:
+    documents = texts(VICTIM, world.seed, 20)
+    narrow = world._contribute(world.base, VICTIM, documents, (FFNScope(width=24),), 4)
+    others = [_nearer(c, world) for c in honest if c.party != VICTIM]
+    weights, _ = weigh([narrow, *others], world.base, frozenset({"ffn"}))
+    assert weights[VICTIM].others == 1.0
+    assert 4 * float(np.median([weights[c.party].size for c in others])) < weights[VICTIM].size < 2
+    assert list(size_findings(weights)) == []
+    assert {VICTIM} == {p for p, w in weights.items() if any(name.startswith("narrow.") for name in w.tensors)}
+    large = world.altered(narrow, lambda name, t: t * 10 if is_weight(name) else t)
+    accused = list(size_findings(weigh([large, *others], world.base, frozenset({"ffn"}))[0]))
+    assert [(party, finding.check) for party, finding in accused] == [(VICTIM, "norm")]

@@ -6,7 +6,7 @@ import json as json_module
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -87,7 +87,7 @@ def run(
         whom.require(given)
     opened = open_base(base)
     refuse_inherited(opened.path, whom)
-    made = None if method is None else make_method(method, _options(option or []))
+    made = None if method is None else _made(method, _options(option or []))
     held_out = None if weights_only else _held_out(texts, max_length, max_bytes, batch_size)
     found = screen(
         given,
@@ -138,6 +138,41 @@ def _options(arguments: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             found[name.replace("-", "_")] = value
     return found
+
+
+def _made(name: str, options: Mapping[str, Any]) -> Method:
+    """The method, if every value is of the type that the option of ``quiltwork compose`` has.
+
+    Raises:
+        InvalidOption: one is not, or the method does not take an option or a value.
+    """
+    for option, value in options.items():
+        kinds = _kinds().get(option)
+        if kinds and type(value) not in kinds:
+            raise InvalidOption(
+                f"--set {option}={value}",
+                why=f"it is no {kinds[-1].__name__}",
+                mend="Write it as for quiltwork compose; yes and no are true and false.",
+            )
+    try:
+        return make_method(name, options)
+    except (TypeError, AttributeError) as error:
+        raise InvalidOption(
+            f"--set {', '.join(options)}",
+            why=f"method {name} takes no such value ({error})",
+            mend="Compose in Python what no OPTION=VALUE can state: quiltwork.evaluate.screen.",
+        ) from error
+
+
+def _kinds() -> dict[str, tuple[type, ...]]:
+    """The types that a value may have, by option, as far as ``compose`` has an option of that name."""
+    from quiltwork.cli import compose
+
+    known: dict[str, tuple[type, ...]] = {"share": (int, float), "pool": (str,)}
+    for name, hint in get_type_hints(compose.run).items():
+        for kind in {int, float, bool, str} & set(get_args(hint)):
+            known.setdefault(name, (int, float) if kind is float else (kind,))
+    return known
 
 
 def _reads_moments(method: Method | None) -> bool:

@@ -1,9 +1,12 @@
 """How contributions moved the base, tensor by tensor: sizes, outliers among them, and copies.
 
-For tensor g of contribution p with change d (weights less the base's; of an expert narrower than the base's
-feed-forward, which replaces rather than changes it, the weights themselves):
+For tensor g of contribution p with change d (weights less the base's):
 
     size(p, g) = rms(d) / rms(base g)          size(p): the same over all tensors together
+
+An expert narrower than the base's feed-forward replaces it, so its d is the weights themselves. These are held against
+other narrow experts and the base's own weights (size 1), never against changes, and count in size(p) only if p changes
+nothing else.
 
 One party is held against the others: x = log size(p), m and s the median and 1.4826 times the median absolute deviation
 of the others' (s no less than ``LEAST_SPREAD``). Its size is far out where exp(x - m) > ``FACTOR`` and (x - m) / s >
@@ -44,6 +47,7 @@ LEAST_SPREAD = 0.25
 ALIKE = 0.98
 SAMPLED = 2**16
 _MOST = 1e140
+_NARROW = "narrow"
 
 _ASK = "Ask the owner how it was trained; compose without it until that is clear."
 
@@ -53,13 +57,18 @@ class _Sums:
     """Squares of one contribution's changes, and of the base's tensors that they belong to."""
 
     tensors: dict[str, float] = field(default_factory=dict)
-    square: float = 0.0
-    reference: float = 0.0
-    shares: dict[str, float] = field(default_factory=dict)
+    changed: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
+    replaced: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
+
+    @property
+    def replaces(self) -> bool:
+        """Whether narrow experts are all that there is."""
+        return not self.changed[1] and bool(self.replaced[1])
 
     @property
     def size(self) -> float:
-        return math.sqrt(self.square / self.reference) if self.reference else 0.0
+        square, reference = self.replaced if self.replaces else self.changed
+        return math.sqrt(square / reference) if reference else 0.0
 
 
 def weigh(
@@ -93,7 +102,8 @@ def _tensors(contribution: Contribution, base: Base, parts: frozenset[str]) -> d
     if "ffn" in held:
         for (layer, role), expert in ffn_tensors(contribution, base).items():
             own = base.tensors[base.family.ffn_name(layer, role)]
-            found[f"ffn.layers.{layer}.{role}"] = expert, own, False
+            kind = "ffn" if expert.shape == own.shape else _NARROW
+            found[f"{kind}.layers.{layer}.{role}"] = expert, own, False
     if "full" in held:
         found |= {
             f"full.{name}": (delta, base.tensors[name], True) for name, delta in full_deltas(contribution, base).items()
@@ -109,10 +119,10 @@ def _measure(sums: _Sums, name: str, held: Source, own: Source, delta: bool, see
         change = change - reference
     # finite numbers can make a change that is not, and its size is told none the less
     change = np.asarray(np.clip(np.nan_to_num(change, nan=_MOST), -_MOST, _MOST), np.float64)
-    squares = float(np.square(change).sum()), float(np.square(reference).mean()) * change.size
-    sums.square, sums.reference = sums.square + squares[0], sums.reference + squares[1]
+    squares = np.asarray([np.square(change).sum(), np.square(reference).mean() * change.size])
+    total = sums.changed if change.shape == reference.shape else sums.replaced
+    total += squares
     sums.tensors[name] = math.sqrt(squares[0] / squares[1]) if squares[1] else 0.0
-    sums.shares[name] = squares[0]
     flat = change.reshape(-1)
     if flat.size <= SAMPLED:
         return flat
@@ -134,8 +144,12 @@ def _weights(sums: Mapping[str, _Sums]) -> dict[str, Weights]:
     found = {}
     for party, own in sums.items():
         others = [
-            s.size for p, s in sums.items() if p != party and s.tensors.keys() & own.tensors.keys() and s.size > 0
+            s.size
+            for p, s in sums.items()
+            if p != party and s.replaces == own.replaces and s.tensors.keys() & own.tensors.keys() and s.size > 0
         ]
+        if own.replaces:
+            others.append(1.0)  # the base's own weights
         usual, deviations = _against(own.size, others)
         found[party] = Weights(size=own.size, others=usual, deviations=deviations, tensors=own.tensors)
     return found
@@ -197,13 +211,16 @@ def _tensor_findings(party: str, weights: Mapping[str, Weights]) -> Iterator[Fin
     worst: tuple[float, str, float] | None = None
     for name, size in own.tensors.items():
         others = [w.tensors[name] for p, w in weights.items() if p != party and w.tensors.get(name, 0) > 0]
+        if name.startswith(_NARROW):
+            others.append(1.0)
         usual, deviations = _against(size, others)
         if usual is None or deviations is None or size <= mean or not _far(size / usual, deviations):
             continue
         worst = max(worst or (0.0, "", 0.0), (size / usual, name, usual))
     if worst is not None:
         _, name, usual = worst
-        what = f"the change of {name} is {own.tensors[name]:.3g} of the base's, where {usual:.3g} is usual"
+        held = "" if name.startswith(_NARROW) else "the change of "
+        what = f"{held}{name} is {own.tensors[name]:.3g} of the base's, where {usual:.3g} is usual"
         yield _finding("look", name, what, "one tensor moved out of all proportion to the others", _ASK)
 
 
