@@ -256,6 +256,24 @@ def test_a_changed_weight_of_the_base_is_refused(base: Path, given: Mapping[str,
     refused(*command(other, given, tmp_path / "out", "soup"), names=("party 'ash'", "made from base"))
 
 
+@pytest.mark.parametrize("pool", [False, True])
+def test_what_is_no_contribution_is_refused_by_name(
+    pool: bool, base: Path, given: Mapping[str, Path], composed: Callable[[str], Path], tmp_path: Path
+) -> None:
+    more = ("--pool", tmp_path / "pool") if pool else ()
+    other = {"ash": given["ash"], "model": composed("learned_rows")}
+    names = (str(other["model"]), "it is a composed model")
+    refused(*command(base, other, tmp_path / "out", "soup", *more), names=names)
+    other["model"] = base
+    refused(*command(base, other, tmp_path / "out", "soup", *more), names=(str(base), "holds no contribution.json"))
+
+
+def test_public_text_without_text_is_refused(base: Path, given: Mapping[str, Path], tmp_path: Path) -> None:
+    (empty := tmp_path / "empty.txt").write_text(" \f ")
+    options = ("--public", empty)
+    refused(*command(base, given, tmp_path / "out", "evidence_ffn", *options), names=("empty.txt", "no document"))
+
+
 def test_two_contributions_of_one_party_are_refused(base: Path, given: Mapping[str, Path], tmp_path: Path) -> None:
     twice = {"a": given["ash"], "b": Path(shutil.copytree(given["ash"], tmp_path / "copy"))}
     refused(*command(base, twice, tmp_path / "out", "soup"), names=("party 'ash'", "two contributions"))

@@ -69,7 +69,6 @@ def run(
     if kind != "language" and (odd := [name for name, value in stated.items() if value]):
         raise InvalidOption(odd[0], why="it is for language models, and this is none", mend="Leave it out.")
     require_absent(out, overwrite)
-    _require_contributions(contributions)
     kept = pooling.opened(pool)
     late = pooling.read_known(contributions, max_bytes, kept)
     if kind == "language":
@@ -80,18 +79,6 @@ def run(
         result = _tables(composed, late, opened, out, overwrite)
     if json:
         print_json(result)
-
-
-def _require_contributions(paths: list[Path]) -> None:
-    from quiltwork.composite import PROVENANCE
-
-    for path in paths:
-        if (path / PROVENANCE).is_file():
-            raise InvalidOption(
-                f"contribution '{path}'",
-                why="it is a composed model, and models join by the contributions that they were composed of",
-                mend="Name the contributions of its parties.",
-            )
 
 
 def _text(

@@ -158,13 +158,44 @@ def numbers(argument: str, what: str) -> list[float]:
 
 
 def read_contributions(paths: Sequence[Path], max_bytes: int | None = None) -> list[Contribution]:
-    """Read and verify contributions, two at a time: it is hashing for the most part, which lets other threads run."""
+    """Read and verify contributions, two at a time: it is hashing for the most part, which lets other threads run.
+
+    Raises:
+        InvalidOption: a directory is there and holds no contribution.
+        QuiltworkError: a contribution is not as it was declared.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     from quiltwork.contribution.store import read
 
+    for path in paths:
+        require_contribution(path)
     with ThreadPoolExecutor(2) as threads:
         return list(threads.map(lambda path: read(path, max_bytes=max_bytes), paths))
+
+
+def require_contribution(path: Path) -> None:
+    """Refuse a directory that holds no contribution, by name; what is no directory is left to the reader.
+
+    Raises:
+        InvalidOption: it holds none.
+    """
+    from quiltwork.composite import PROVENANCE
+    from quiltwork.contribution.manifest import FILE
+
+    if not path.is_dir() or (path / FILE).exists():
+        return
+    if (path / PROVENANCE).is_file():
+        raise InvalidOption(
+            f"contribution '{path}'",
+            why="it is a composed model, and models are composed of contributions",
+            mend="Name the contributions of its parties.",
+        )
+    raise InvalidOption(
+        f"contribution '{path}'",
+        why=f"the directory holds no {FILE}",
+        mend="Give the directory that the party wrote, as it was written.",
+    )
 
 
 def public_text(paths: Sequence[Path], base: Base, *, moments: bool = False) -> PublicText | Contribution | None:
@@ -174,6 +205,9 @@ def public_text(paths: Sequence[Path], base: Base, *, moments: bool = False) -> 
         paths: the contribution's directory, or files.
         base: whose tokenizer counts.
         moments: take residual moments of text files too; the base reads some of them.
+
+    Raises:
+        InvalidOption: there is no text in the files.
     """
     from quiltwork.contribution.manifest import FILE
     from quiltwork.contribution.store import read
@@ -187,6 +221,10 @@ def public_text(paths: Sequence[Path], base: Base, *, moments: bool = False) -> 
     from quiltwork.party.fragment import open_fragment
 
     fragment = open_fragment(list(paths))
+    if next(fragment.documents(), None) is None:
+        raise InvalidOption(
+            f"public text {', '.join(map(str, paths))}", why="it holds no document", mend="Give text, or leave it out."
+        )
     found = text_histograms(base, fragment)
     return {**found, "moments": text_moments(base, fragment)} if moments else found
 

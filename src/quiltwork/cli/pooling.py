@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quiltwork.cli.inputs import read_contributions
+from quiltwork.cli.inputs import read_contributions, require_contribution
 
 if TYPE_CHECKING:
     from quiltwork.contribution.sealed import Contribution
@@ -37,7 +37,14 @@ def opened(path: Path | None) -> Pool | None:
 
 
 def read_known(paths: Sequence[Path], max_bytes: int | None, pool: Pool | None) -> list[Contribution]:
-    """Contributions that were read in full, now or when the pool met them first."""
+    """Contributions that were read in full, now or when the pool met them first.
+
+    Raises:
+        InvalidOption: a directory is there and holds no contribution.
+        QuiltworkError: a contribution is not as it was declared.
+    """
+    for path in paths:
+        require_contribution(path)
     if pool is None:
         return read_contributions(paths, max_bytes)
     return [_known(path, max_bytes, pool) for path in paths]

@@ -50,7 +50,8 @@ def run(
     composed = [path for path in directories if (path / PROVENANCE).is_file()]
     paths = [path for path in directories if path not in composed]
     if sum(one is not None for one in (trust, public_key, certificate)) != 1 and (paths or public_key or certificate):
-        raise typer.BadParameter("give one of --trust, --public-key and --certificate")
+        what = f" to check {paths[0]}, which is no composed model" if paths else ""
+        raise typer.BadParameter(f"give one of --trust, --public-key and --certificate{what}")
     if composed and trust is not None:
         refuse_revoked(composed, trust, revocations)
     opened = trusted(trust, revocations) if paths else None

@@ -115,10 +115,11 @@ class PromptRows:
         require_dense(base, "rows of prompts")
         for contribution in members:
             if self._of(contribution.party) is None:
+                known = ", ".join(sorted(self.prompts)) or "nobody"
                 raise InvalidOption(
                     f"party '{contribution.party}'",
                     why="there are no prompts for it",
-                    mend=f"Write some; there are prompts for: {', '.join(sorted(self.prompts)) or 'nobody'}.",
+                    mend=f"Write some (--prompts FILE), and compose again; there are prompts for: {known}.",
                 )
         reader = _Reader(base)
         shared = [reader.read(text) for text in self.negative]

@@ -242,20 +242,25 @@ def read_provenance(path: Path) -> Provenance:
     Raises:
         CheckpointError: there is none, or it does not have the fields.
     """
+    where = _require_provenance(path)
+    return Provenance.from_json(read_json(where), where)
+
+
+def _require_provenance(path: Path) -> Path:
     where = path / PROVENANCE
     if not where.is_file():
         mend = "Give a directory that `quiltwork compose` wrote."
         raise CheckpointError(f"'{path}'", why=f"it holds no {PROVENANCE}", mend=mend)
-    return Provenance.from_json(read_json(where), where)
+    return where
 
 
 def saved_kind(path: str | Path) -> Literal["language", "table", "network"]:
     """What a saved composite is: a language model, a mixture on tables or a composed network.
 
     Raises:
-        CheckpointError: the provenance cannot be read or names no layout.
+        CheckpointError: there is no provenance, it cannot be read or names no layout.
     """
-    where = Path(path) / PROVENANCE
+    where = _require_provenance(Path(path))
     match read_json(where).get("layout"):
         case "portable" | "native":
             return "language"
