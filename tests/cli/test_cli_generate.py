@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
-from cli_runner import done, misused, refused, run
+from cli_runner import FAST, done, misused, refused, run
 
 from quiltwork.evaluate.trace import token_texts
 from quiltwork.models.base import open_base
@@ -49,6 +49,19 @@ def test_tokens_are_the_text_and_name_slots(method: str, composed: Callable[[str
     assert 1 <= len(result["tokens"]) <= 12
     assert {token["slot"] for token in result["tokens"]} <= {"base", "ash", "birch", "cedar"}
     assert all(0 < token["weight"] <= 1 for token in result["tokens"])
+
+
+def test_a_base_of_several_experts_is_one_slot(
+    composed: Callable[[str], Path], fragments: Mapping[str, Path], tmp_path: Path
+) -> None:
+    start = composed("learned_rows")
+    owner = ("--base", start, "--data", fragments["ash"], "--party", "oak", "--out", tmp_path / "oak")
+    done("contribute", "expert", *owner, *FAST)
+    done("compose", tmp_path / "oak", "--base", start, "--method", "learned_rows", "--out", tmp_path / "more")
+    tokens = done("generate", tmp_path / "more", *PROMPT, "--json").json["tokens"]
+    assert {token["slot"] for token in tokens} == {"base"}  # four of five experts
+    assert all(0.5 < token["weight"] <= 1 for token in tokens)
+    assert "oak" in done("generate", tmp_path / "more", *PROMPT, "--experts").out
 
 
 def test_evidence_sends_a_partys_words_to_that_party(composed: Callable[[str], Path]) -> None:

@@ -94,13 +94,15 @@ def _answered(model: Any, tokenizer: Any, sequence: Any, start: int, slots: tupl
     """Each new token with the slot of largest weight in predicting it."""
     import torch
 
+    from quiltwork.evaluate.routing import folded
     from quiltwork.evaluate.trace import Trace, token_texts
 
     with Trace(model) as trace, torch.no_grad():
         trace.begin_batch(torch.ones(1, len(sequence) - 1, dtype=torch.long), [0])
         model(input_ids=sequence[None, :-1], use_cache=False)
-    weights = torch.stack(trace.weights).mean(dim=0)[0, start - 1 :]
-    best = weights.argmax(dim=-1).tolist()
+    columns = torch.stack(trace.weights).mean(dim=0)[0, start - 1 :]
+    weights = folded(columns.double().numpy(force=True), len(slots))
+    best = weights.argmax(axis=-1).tolist()
     pieces = token_texts(tokenizer, sequence[start:].tolist(), skip_special=True)
     return [
         {"text": piece, "slot": slots[slot], "weight": round(float(share[slot]), 4)}

@@ -85,9 +85,9 @@ class Tally:
 
 def routing(slots: Sequence[str], tallies: Sequence[Tally]) -> Routing:
     """The record of a text: shares by layer, and by span as means over layers."""
-    weights = _folded(np.mean([tally.weights for tally in tallies], axis=0), len(slots))
-    firsts = _folded(np.mean([tally.firsts for tally in tallies], axis=0), len(slots))
-    layers = [_folded(np.array(tally.shares()), len(slots)) for tally in tallies]
+    weights = folded(np.mean([tally.weights for tally in tallies], axis=0), len(slots))
+    firsts = folded(np.mean([tally.firsts for tally in tallies], axis=0), len(slots))
+    layers = [folded(np.array(tally.shares()), len(slots)) for tally in tallies]
     spans = tuple(
         Span(
             start=start,
@@ -101,7 +101,7 @@ def routing(slots: Sequence[str], tallies: Sequence[Tally]) -> Routing:
     return Routing(slots=tuple(slots), layers=tuple(tuple(layer.tolist()) for layer in layers), spans=spans)
 
 
-def _folded(columns: NDArray[np.float64], slots: int) -> NDArray[np.float64]:
+def folded(columns: NDArray[np.float64], slots: int) -> NDArray[np.float64]:
     """Columns ``[..., experts]`` as ``[..., slots]``: a base of several experts comes first and is one slot."""
     own = columns.shape[-1] - slots + 1
     return np.concatenate([columns[..., :own].sum(axis=-1, keepdims=True), columns[..., own:]], axis=-1)
@@ -123,5 +123,5 @@ def measures(found: Routing, domain: str) -> dict[str, float]:
 def document_shares(tallies: Sequence[Tally], slots: int) -> NDArray[np.float64]:
     """Mean weight of each slot in each document, over tokens and layers: float64 ``[documents, slots]``, in order."""
     each = [[tally.documents[number] for number in sorted(tally.documents)] for tally in tallies]
-    sums = _folded(np.mean(each, axis=0), slots)
+    sums = folded(np.mean(each, axis=0), slots)
     return sums / sums.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]
