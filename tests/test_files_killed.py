@@ -115,3 +115,26 @@ def test_what_was_replaced_and_not_yet_removed_goes(tmp_path: Path) -> None:
     (tmp_path / ".out.89abcdef.retired").write_text("a file in its place")
     require_absent(tmp_path / "out", overwrite=True)
     assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_writer_that_is_taken_for_dead_before_it_holds_its_lock_begins_anew(
+    before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, taken = files._lock, []
+
+    def late(directory: Path) -> int | None:
+        if taken:
+            return lock(directory)
+        taken.append(directory)
+        if before:
+            directory.rmdir()
+            return lock(directory)
+        held = lock(directory)
+        directory.rmdir()
+        return held
+
+    monkeypatch.setattr(files, "_lock", late)
+    with files.new_directory(tmp_path / "out") as partial:
+        (partial / "file").touch()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["file"]

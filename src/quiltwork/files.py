@@ -152,9 +152,12 @@ def _partial_directory(target: Path, mode: int) -> tuple[Path, int | None]:
         partial = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
         partial.mkdir(mode=mode, parents=True)
         try:
-            return partial, _lock(partial)
-        except BlockingIOError:  # another writer took it for dead before it was locked
+            lock = _lock(partial)
+        except (BlockingIOError, FileNotFoundError):  # another writer takes it for dead, as it was not locked yet
             continue
+        if lock is None or partial.is_dir():
+            return partial, lock
+        os.close(lock)
 
 
 def _lock(directory: Path) -> int | None:
