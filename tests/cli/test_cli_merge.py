@@ -321,8 +321,9 @@ def test_a_kill_in_the_middle_leaves_no_target(how: signal.Signals, models: dict
     """A writer that waits after its first tensor, killed there: only a file system that was not told can be dirty."""
     arguments = ["merge", str(models["alder"]), str(models["beech"]), "--out", str(tmp_path / "out")]
     code = f"""
-import sys, time
+import signal, sys, time
 import quiltwork.streaming.writing as writing
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without it
 inner, calls = writing._write_all, []
 def slow(file, piece):
     inner(file, piece)

@@ -20,6 +20,7 @@ from quiltwork.contribution.store import read
 from quiltwork.datasets.installed import CORPORA, Split
 from quiltwork.errors import InvalidOption, QuiltworkError, StorageError
 from quiltwork.evaluate.scores import load_scores
+from quiltwork.evidence.histogram import TokenHistogram
 
 OWNERS = sorted(name for name, corpus in CORPORA.items() if corpus.role == "private")
 PUBLIC = sorted(name for name, corpus in CORPORA.items() if corpus.role == "public")
@@ -205,7 +206,9 @@ def test_opting_out_is_found_identical_and_leaves_no_scratch(composed_story: Sto
 
 def test_a_difference_is_found_and_said(composed_story: Story, capsys: pytest.CaptureFixture[str]) -> None:
     composed_story.__dict__["public_text"] = {
-        name: type(histogram)(histogram.counts + 1) for name, histogram in composed_story.public_text.items()
+        name: TokenHistogram(described.counts + 1)
+        for name, described in composed_story.public_text.items()
+        if isinstance(described, TokenHistogram)
     }
     assert composed_story._opt_out() is False
     shown = capsys.readouterr().err
