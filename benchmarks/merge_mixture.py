@@ -10,8 +10,9 @@ contribution. What is timed is the command, start of the interpreter included:
     moe_copy   compose without a pool, every byte read, hashed and written; beside copying the result's bytes
     mergekit   mergekit-moe with random gates, whose output is as large
 
-Wall and processor time of each, the best of several; every run writes a new directory. With ``--old PYTHON``, an
-interpreter with transformers 4.57, the outputs are loaded there, and missing and unexpected tensors are counted.
+Wall and processor time of each, the best of several; every run writes a new directory. Python may keep the bytecode of
+every command, as an installed package has it. With ``--old PYTHON``, an interpreter with transformers 4.57, the outputs
+are loaded there, and missing and unexpected tensors are counted.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from quiltwork.privacy.events import ExactEvent
 
 PARTIES = ("ash", "birch", "cedar")
 SIZES = {"vocab_size": 16384, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 14}
+BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
 _LOAD = """
 import json, sys
 from transformers import AutoModelForCausalLM
@@ -109,10 +111,9 @@ def make_inputs(place: Path, sizes: Mapping[str, int] = SIZES) -> Base:
 
 def timed(command: Sequence[object], environment: Mapping[str, str] | None = None) -> dict[str, float]:
     """Wall and processor seconds of a command that must succeed."""
+    environment = {**os.environ, **BYTECODE, **(environment or {})}
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(
-        [str(c) for c in command], capture_output=True, text=True, env={**os.environ, **(environment or {})}
-    )
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, env=environment)
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))}: {done.stderr[-2000:]}")
