@@ -123,7 +123,7 @@ def _methods(regime: str, result: Mapping[str, Any]) -> list[str]:
         ]
         for name, row in result["methods"].items()
     ]
-    names = list(result["methods"]["base"]["domains"])
+    names = list(next(iter(result["methods"].values()))["domains"])
     domains = [[name, *(f"{row['domains'][d]['bpb']:.3f}" for d in names)] for name, row in result["methods"].items()]
     return [
         f"## {regime} regime",
