@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quiltwork.contribution.payload import Streamed
 from quiltwork.contribution.store import Draft, read, write
 from quiltwork.errors import MalformedContribution
+from quiltwork.streaming.writing import Streamed
 
 WORDS = {"float64": "F64", "float32": "F32", "float16": "F16"}
 

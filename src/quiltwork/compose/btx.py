@@ -19,6 +19,7 @@ import numpy as np
 
 from quiltwork.compose.method import PublicText, chosen, slot_weights
 from quiltwork.compose.parts import body, full_deltas
+from quiltwork.compose.router import require_top_k
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import InvalidOption
 from quiltwork.models.averaged import AveragedExperts
@@ -49,8 +50,7 @@ class BTX:
     include: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.top_k is not None and self.top_k < 1:
-            raise InvalidOption(f"top_k={self.top_k}", why="at least one expert must answer", mend="Choose 1 or more.")
+        require_top_k(self.top_k)
         if self.seed < 0:
             raise InvalidOption(f"seed={self.seed}", why="seeds are not negative", mend="Give 0 or more.")
 

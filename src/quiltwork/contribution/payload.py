@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import numpy as np
 
@@ -30,31 +30,12 @@ from quiltwork.contribution.manifest import REWRITE
 from quiltwork.contribution.manifest_fields import PayloadFile, TensorEntry
 from quiltwork.errors import AlteredContribution, MalformedContribution
 from quiltwork.streaming.numbers import all_finite
+from quiltwork.streaming.writing import Streamed
 
 if TYPE_CHECKING:
     import torch
-    from typing_extensions import Buffer
 
 CHUNK = 2**20
-
-
-@runtime_checkable
-class Streamed(Protocol):
-    """A tensor that is read when it is written, in pieces, so that no contribution need fit into memory."""
-
-    @property
-    def dtype(self) -> Dtype:
-        """Element type in the words of safetensors."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its shape."""
-        ...
-
-    def pieces(self) -> Iterator[Buffer]:
-        """Its little-endian bytes in C order; each piece holds whole elements."""
-        ...
 
 
 Array: TypeAlias = "torch.Tensor | np.ndarray | Streamed"

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
+@runtime_checkable
 class Streamed(Protocol):
-    """A tensor that can be had in pieces, whole elements each, which nobody changes afterwards."""
+    """A tensor that is read when it is written, in pieces of whole elements, which nobody changes afterwards."""
 
     @property
     def dtype(self) -> Dtype:
