@@ -18,6 +18,7 @@ are loaded there, and missing and unexpected tensors are counted.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import resource
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -172,12 +174,28 @@ def measure_copies(place: Path, runs: int) -> dict[str, Any]:
         return timed(["cp", "-r", out / f"{runs - 1}", out / f"plain{number}"])
 
     composed, copied = best(runs, compose), best(runs, copy)
+    hashed = {"seconds": min(hashing(out / f"{runs - 1}") for _ in range(runs))}
     return {
         "ratio_to_copy": composed["seconds"] / copied["seconds"],
+        "ratio_to_hash_and_copy": composed["seconds"] / (copied["seconds"] + hashed["seconds"]),
         "compose": composed,
         "copy": copied,
+        "hash": hashed,
         "bytes": sum(path.stat().st_size for path in (out / f"{runs - 1}").iterdir()),
     }
+
+
+def hashing(directory: Path) -> float:
+    """Seconds to hash every file of a directory once, two at a time, which is the least that any check costs."""
+
+    def digest(path: Path) -> bytes:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(digest, sorted(directory.iterdir())))
+    return time.perf_counter() - start
 
 
 def measure_mergekit(place: Path, command: Path, runs: int) -> dict[str, Any]:

@@ -298,6 +298,24 @@ def test_an_altered_contribution_is_refused(base: Path, given: Mapping[str, Path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("method", ["soup", "learned_rows"])
+@pytest.mark.parametrize("part", ["tokens", "bigrams", "full", "ffn"])
+def test_a_part_is_checked_whether_the_method_reads_it_or_not(
+    method: str, part: str, base: Path, given: Mapping[str, Path], composed: Callable[[str], Path], tmp_path: Path
+) -> None:
+    spoilt = Path(shutil.copytree(given["birch"], tmp_path / "birch"))
+    name = next(n for n, file in read(spoilt).manifest.payload.items() if any(t.startswith(part) for t in file.tensors))
+    data = bytearray((spoilt / name).read_bytes())
+    data[-1] ^= 1
+    (spoilt / name).write_bytes(data)
+    refused(*command(base, {**given, "birch": spoilt}, tmp_path / "out", method), names=[name, "birch"])
+    others = command(
+        base, {**given, "birch": spoilt}, tmp_path / "out", method, "--include", "ash", "--include", "cedar"
+    )
+    refused(*others, names=[name, "birch"])
+    assert [path.name for path in tmp_path.iterdir()] == ["birch"]
+
+
 def test_an_existing_target_is_kept_unless_asked(base: Path, given: Mapping[str, Path], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("kept")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import random
 import shutil
@@ -33,14 +34,38 @@ def folder() -> Iterator[Path]:
 
 
 def outcome(path: Path) -> Contribution | None:
-    """Read; any exception but ours fails the test."""
+    """Read, at once and as used; any exception but ours fails the test."""
+    refusal = None
     try:
         found = read(path)
-    except ContributionError:
+    except ContributionError as error:
+        refusal = error
+    if refusal is not None:
+        assert settled(path) is None or contradicts_itself(path, refusal)
         return None
     for name in found.tensor_names():
         found.tensor(name)
+    assert settled(path) == found
     return found
+
+
+def settled(path: Path) -> Contribution | None:
+    try:
+        found = read(path, tensors="as used")
+        found.settle()
+    except ContributionError:
+        return None
+    assert not found.unchecked
+    return found
+
+
+def contradicts_itself(path: Path, error: ContributionError) -> bool:
+    """Whether a manifest declares another digest of a file than that of the tensors which it declares in it."""
+    declared = json.loads((path / "contribution.json").read_bytes())["payload"].get(error.what)
+    return (
+        declared is not None
+        and "sha256:" + hashlib.sha256((path / error.what).read_bytes()).hexdigest() != declared["digest"]
+    )
 
 
 def fresh(folder: Path, draft: Draft) -> Path:

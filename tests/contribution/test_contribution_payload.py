@@ -190,10 +190,45 @@ def test_a_forged_value_is_refused_by_name_although_all_digests_agree(
     sealed: Contribution, forge: Forge, name: str, new: bytes, why: str
 ) -> None:
     forge_tensor(sealed, forge, name, new)
-    with pytest.raises(AlteredContribution) as caught:
-        read(sealed.path)
-    assert caught.value.what.startswith(f"tensor '{name}' in ")
-    assert why in caught.value.why
+    for check in (read, read_as_used, read_and_settled):
+        with pytest.raises(AlteredContribution) as caught:
+            check(sealed.path)
+        assert caught.value.what.startswith(f"tensor '{name}' in ")
+        assert why in caught.value.why
+
+
+def read_as_used(path: Path) -> None:
+    found = read(path, tensors="as used")
+    for tensor in found.tensor_names():
+        found.tensor(tensor)
+
+
+def read_and_settled(path: Path) -> None:
+    read(path, tensors="as used").settle()
+
+
+def test_what_was_read_in_use_is_not_read_again(sealed: Contribution) -> None:
+    found = read(sealed.path, tensors="as used")
+    assert found == sealed
+    assert found.unchecked == set(sealed.tensor_names())
+    found.tensor("full.scalar")
+    for _ in found.pieces("full.model.norm.weight", 64):
+        pass
+    stopped = found.pieces("tokens.counts", 8)
+    next(stopped)
+    assert set(sealed.tensor_names()) - found.unchecked == {"full.scalar", "full.model.norm.weight"}
+    found.settle()
+    assert found.unchecked == set()
+
+
+def test_a_changed_tensor_that_nobody_uses_is_refused_when_all_is_settled(sealed: Contribution) -> None:
+    found = read(sealed.path, tensors="as used")
+    data = bytearray((sealed.path / "full.safetensors").read_bytes())
+    data[-1] ^= 1
+    (sealed.path / "full.safetensors").write_bytes(data)
+    found.tensor("full.model.norm.weight")
+    with pytest.raises(AlteredContribution, match=r"tensor 'full.scalar' in full.safetensors of party 'acme'"):
+        found.settle()
 
 
 def test_negative_control_a_forged_finite_value_passes_under_another_digest(sealed: Contribution, forge: Forge) -> None:
@@ -211,7 +246,7 @@ def test_a_tensor_is_hashed_again_when_it_is_used(sealed: Contribution) -> None:
     data[-1] ^= 1  # the last tensor of the file: full.scalar
     path.write_bytes(data)
     assert torch.equal(sealed.tensor("full.model.norm.weight"), kept)
-    with pytest.raises(AlteredContribution, match=r"tensor 'full.scalar' of party 'acme'"):
+    with pytest.raises(AlteredContribution, match=r"tensor 'full.scalar' in full.safetensors of party 'acme'"):
         sealed.tensor("full.scalar")
     path.write_bytes(data[:-1])
     with pytest.raises(AlteredContribution, match="ends inside it"):

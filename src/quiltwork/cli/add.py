@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from quiltwork.cli import networks, pooling
-from quiltwork.cli.inputs import print_json, public_text, say, weights
+from quiltwork.cli import routing_options as opt
+from quiltwork.cli.inputs import print_json, public_text, read_contributions, say, weights
 from quiltwork.cli.tables import open_mixture, told
 from quiltwork.cli.trusting import Revocations, TrustFile, trusted
 from quiltwork.errors import InvalidOption
@@ -27,8 +29,8 @@ the composed model remembers; the contributions that are in it already are not n
 them may hand over more, stitches that it trained, say.
 
 Of a language model, the files of those who are in it already are linked and not copied (`--copy` copies them). Base and
-public text are needed only where the method must ask them something; they must be those of the composed model. A soup
-is a sum that nobody can join: compose it again."""
+public text are needed only where the method must ask them something; they must be those of the composed model. Prompts
+are needed of those who join, where rows are made of prompts. A soup is a sum that nobody can join: compose it again."""
 EXAMPLES = """Examples:
 
 `quiltwork add composed machine-9 machine-10 --out composed-of-ten`
@@ -51,7 +53,10 @@ def run(
     weight: Annotated[
         list[str] | None, typer.Option(help="PARTY=WEIGHT of one who joins. Repeatable.", rich_help_panel=_TEXT)
     ] = None,
-    copy: Annotated[bool, typer.Option("--copy", help="Link no file.", rich_help_panel=_TEXT)] = False,
+    prompts: opt.PromptFile = None,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Copy every file instead of linking it.", rich_help_panel=_TEXT)
+    ] = False,
     pool: pooling.PoolDirectory = None,
     trust: TrustFile = None,
     revocations: Revocations = None,
@@ -66,13 +71,16 @@ def run(
     opened = trusted(trust, revocations)
     kind = saved_kind(composed)
     stated = {"--base": base, "--public": public, "--weight": weight, "--copy": copy, "--pool": pool}
+    stated["--prompts"] = prompts
     if kind != "language" and (odd := [name for name, value in stated.items() if value]):
         raise InvalidOption(odd[0], why="it is for language models, and this is none", mend="Leave it out.")
     require_absent(out, overwrite)
     kept = pooling.opened(pool)
-    late = pooling.read_known(contributions, max_bytes, kept)
+    text = kind == "language"
+    late = pooling.read_known(contributions, max_bytes, kept) if text else read_contributions(contributions, max_bytes)
     if kind == "language":
-        result = _text(composed, late, base, public or [], weights(weight or []), opened, out, overwrite, copy, kept)
+        options = {"weights": weights(weight or []), **opt.prompts_of(prompts)}
+        result = _text(composed, late, base, public or [], options, opened, out, overwrite, copy, kept)
     elif kind == "network":
         result = _network(composed, late, opened, out, overwrite)
     else:
@@ -86,7 +94,7 @@ def _text(
     late: list[Contribution],
     base: Path | None,
     public: list[Path],
-    weighted: dict[str, float],
+    options: dict[str, Any],
     trust: Trust | None,
     out: Path,
     overwrite: bool,
@@ -102,8 +110,9 @@ def _text(
         raise InvalidOption("--public", why="text is read with the base's tokenizer", mend="Give --base too.")
     early = open_composite(composed)
     described = public_text(public, opened, moments=_takes_moments(early)) if opened is not None else None
-    whole = joined_language(early, late, base=opened, public=described, weights=weighted, trust=trust)
-    whole.save(out, layout=saved_layout(composed), overwrite=overwrite, copy=copy, pool=pool)
+    whole = joined_language(early, late, base=opened, public=described, trust=trust, **options)
+    last = partial(pooling.settle, late)
+    whole.save(out, layout=saved_layout(composed), overwrite=overwrite, copy=copy, pool=pool, last=last)
     say(f"wrote {out}: {', '.join(whole.parties)}")
     return read_json(out / PROVENANCE) | {"path": str(out)}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +21,7 @@ from quiltwork.cli.catalog import (
     make_network_method,
     make_table_method,
 )
-from quiltwork.cli.inputs import pair_of, print_json, say, weights
+from quiltwork.cli.inputs import pair_of, print_json, read_contributions, say, weights
 from quiltwork.cli.tables import told
 from quiltwork.cli.trusting import Revocations, TrustFile, refuse_inherited, trusted, trusted_public
 from quiltwork.errors import InvalidOption
@@ -242,12 +242,12 @@ def run(
     if is_table_method(method):
         _require_no_text(of_text, method)
         chosen = make_table_method(method, options)
-        result = _tables(included(given(), include), chosen, out, overwrite)
+        result = _tables(included(given(read_contributions), include), chosen, out, overwrite)
     elif is_network_method(method):
         _require_no_text(of_text, method)
         joining = make_network_method(method, options)
         write = _networks if candidates is None else partial(_candidates, candidates)
-        result = write(included(given(), include), joining, out, overwrite)
+        result = write(included(given(read_contributions), include), joining, out, overwrite)
     else:
         if layout not in (None, "portable", "native"):
             raise typer.BadParameter("--layout is portable or native")
@@ -256,7 +256,8 @@ def run(
         refuse_inherited(opened.path, whom)
         opened = opened if kept is None else kept.base(opened)
         described = trusted_public(public or [], opened, whom, moments="moments" in language.needs())
-        result = _text(given(kept), language, opened, described, base_name, layout, out, overwrite, kept)
+        parties = given(partial(pooling.read_known, pool=kept))
+        result = _text(parties, language, opened, described, base_name, layout, out, overwrite, kept)
     if json:
         print_json(result)
 
@@ -266,12 +267,12 @@ def _given(
     max_bytes: int | None,
     include: Sequence[str] | None,
     trust: Trust | None,
-    pool: Pool | None = None,
+    read: Callable[[Sequence[Path], int | None], list[Contribution]],
 ) -> list[Contribution]:
-    """The contributions, of which those that take part are trusted; what a pool knows is not read in full again."""
+    """The contributions, of which those that take part are trusted."""
     from quiltwork.contribution.fields import is_named
 
-    given = pooling.read_known(paths, max_bytes, pool)
+    given = read(paths, max_bytes)
     if trust is not None:
         trust.require(c for c in given if not include or is_named(c.party, include))
     return given
@@ -297,7 +298,7 @@ def _text(
     if base_name is not None:
         composite = composite.with_base_name(base_name)
     written = layout or composite.default_layout()
-    composite.save(out, layout=written, overwrite=overwrite, pool=pool)
+    composite.save(out, layout=written, overwrite=overwrite, pool=pool, last=partial(pooling.settle, given))
     say(f"wrote {out}: {method.name} of {', '.join(composite.parties)} ({written})")
     if written == "native":
         say("load it with: import quiltwork; transformers.AutoModelForCausalLM.from_pretrained(...)")

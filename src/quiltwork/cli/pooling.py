@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quiltwork.cli.inputs import read_contributions, require_contribution
+from quiltwork.cli.inputs import require_contribution
 
 if TYPE_CHECKING:
     from quiltwork.contribution.sealed import Contribution
@@ -37,23 +37,36 @@ def opened(path: Path | None) -> Pool | None:
 
 
 def read_known(paths: Sequence[Path], max_bytes: int | None, pool: Pool | None) -> list[Contribution]:
-    """Contributions that were read in full, now or when the pool met them first.
+    """Contributions to a language model: of those that a pool does not know, the caller must `settle` each.
 
     Raises:
         InvalidOption: a directory is there and holds no contribution.
-        QuiltworkError: a contribution is not as it was declared.
+        QuiltworkError: a contribution is not as it was declared, as far as it was read.
     """
+    from quiltwork.contribution.store import read
+
     for path in paths:
         require_contribution(path)
     if pool is None:
-        return read_contributions(paths, max_bytes)
+        # composing reads every tensor of an expert once: that is when they are checked
+        return [read(path, max_bytes=max_bytes, tensors="as used") for path in paths]
     return [_known(path, max_bytes, pool) for path in paths]
+
+
+def settle(contributions: Sequence[Contribution]) -> None:
+    """Check what of the contributions was not read in composing.
+
+    Raises:
+        QuiltworkError: a contribution is not as it was declared.
+    """
+    for contribution in contributions:
+        contribution.settle()
 
 
 def _known(path: Path, max_bytes: int | None, pool: Pool) -> Contribution:
     from quiltwork.contribution.store import read
 
-    found = read(path, max_bytes=max_bytes, in_full=False)
+    found = read(path, max_bytes=max_bytes, tensors="known")
     if not pool.knows(found.digest):
         found = read(path, max_bytes=max_bytes)
         pool.remember(found.digest)

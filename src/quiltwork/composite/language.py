@@ -12,6 +12,7 @@ party, so ``open_composite(path).without(p)`` needs no contribution, and ``save`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,6 +155,7 @@ class Composite:
         overwrite: bool = False,
         copy: bool = False,
         pool: Pool | None = None,
+        last: Callable[[], None] | None = None,
     ) -> Path:
         """Write the checkpoint; all of it or nothing. Shards are read-only, since directories share them by links.
 
@@ -163,6 +165,7 @@ class Composite:
             overwrite: replace an existing directory.
             copy: link no file that the composite was opened from; each is read, checked and copied.
             pool: link shards from there, and keep there what it does not have yet.
+            last: called when all is written and nobody can see it yet; if it raises, nothing is left behind.
 
         Raises:
             ExportError: the layout cannot hold the model.
@@ -174,6 +177,8 @@ class Composite:
         with new_directory(target, overwrite=overwrite, read_only="*.safetensors") as partial:
             files = checkpoint.write(partial, self.tokenizer, take=self._taking(copy, pool))
             (partial / PROVENANCE).write_bytes(encode(self.provenance.to_json(layout, files)))
+            if last is not None:
+                last()
         return Path(target)
 
     def _taking(self, copy: bool, pool: Pool | None) -> Take:

@@ -17,7 +17,7 @@ dtype, so that neither torch nor a bfloat16 type is needed to verify.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
@@ -105,7 +105,7 @@ def _pieces(array: Array) -> Iterator[memoryview]:
     yield from (raw[start : start + CHUNK] for start in range(0, len(raw), CHUNK))
 
 
-def check_values(chunk: bytes | memoryview, need: Requirement | None, dtype: Dtype) -> str | None:
+def check_values(chunk: bytes | bytearray | memoryview, need: Requirement | None, dtype: Dtype) -> str | None:
     """What is wrong with some little-endian values of one dtype, in words; ``None`` if nothing is."""
     if not all_finite(chunk, dtype):
         return "holds a NaN or an infinity"
@@ -233,8 +233,7 @@ def _verify_tensor(
         problem = problem or check_values(chunk, need, span.dtype)
     if f"sha256:{digest.hexdigest()}" != declared.digest:
         raise altered(what, "its digest is not the declared one")
-    if problem is not None:
-        raise altered(what, f"it {problem}")
+    _require_sound(what, problem)
 
 
 def _chunks(file: BinaryIO, count: int, what: str, size: int | None = None) -> Iterator[bytes]:
@@ -251,25 +250,40 @@ def _chunks(file: BinaryIO, count: int, what: str, size: int | None = None) -> I
     yield from (chunk(min(size, count - start)) for start in range(0, count, size))
 
 
-def pieces(file: BinaryIO, offset: int, entry: TensorEntry, what: str, size: int) -> Iterator[bytes]:
+Check: TypeAlias = "Callable[[bytes | bytearray], str | None]"
+"""What is wrong with some values of a tensor, in words; None if nothing is."""
+
+
+def pieces(
+    file: BinaryIO, offset: int, entry: TensorEntry, what: str, size: int, check: Check | None = None
+) -> Iterator[bytes]:
     """One tensor's bytes, ``size`` at a time; after the last of them the digest is compared.
 
     Whoever walks to the end knows that the bytes were those declared, and must not let go of what was made of them
     before. The arguments and errors are those of `load`.
     """
     digest = hashlib.sha256()
+    problem: str | None = None
     file.seek(offset)
 
     def seen(piece: bytes) -> bytes:
+        nonlocal problem
         digest.update(piece)
+        problem = problem or (check(piece) if check is not None else None)
         return piece
 
     yield from map(seen, _chunks(file, header.data_bytes(entry.dtype, entry.shape), what, size))
     if f"sha256:{digest.hexdigest()}" != entry.digest:
         raise altered(what, "its digest is not the declared one")
+    _require_sound(what, problem)
 
 
-def load(file: BinaryIO, offset: int, entry: TensorEntry, what: str) -> torch.Tensor:
+def _require_sound(what: str, problem: str | None) -> None:
+    if problem is not None:
+        raise altered(what, f"it {problem}")
+
+
+def load(file: BinaryIO, offset: int, entry: TensorEntry, what: str, check: Check | None = None) -> torch.Tensor:
     """Read one tensor into memory and hand it out only if those very bytes have the declared digest.
 
     Args:
@@ -277,12 +291,13 @@ def load(file: BinaryIO, offset: int, entry: TensorEntry, what: str) -> torch.Te
         offset: where the tensor starts in it.
         entry: its declaration.
         what: its name, for messages.
+        check: of its values, where nobody has looked at them before.
 
     Returns:
         a CPU tensor of the declared dtype and shape that owns its memory.
 
     Raises:
-        AlteredContribution: the bytes are not those declared.
+        AlteredContribution: the bytes are not those declared, or a value is not one that may be.
     """
     import torch
 
@@ -292,5 +307,6 @@ def load(file: BinaryIO, offset: int, entry: TensorEntry, what: str) -> torch.Te
         raise altered(what, "the file ends inside it")
     if f"sha256:{hashlib.sha256(data).hexdigest()}" != entry.digest:
         raise altered(what, "its digest is not the declared one")
+    _require_sound(what, check(data) if check is not None else None)
     dtypes = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
     return torch.frombuffer(data, dtype=dtypes[entry.dtype]).reshape(entry.shape)

@@ -1,13 +1,19 @@
-"""A contribution that has been checked in full: the noun that composing works on.
+"""A contribution that has been checked: the noun that composing works on.
 
 It holds the manifest, not the tensors: those stay on disk until asked for. Between the check and the use
 the file may change, so every tensor is hashed again on the bytes that are handed out; what is used is what
 was declared.
+
+Whoever reads every tensor anyway may leave the check of the tensors to that use, and reads each byte once::
+
+    read(path, tensors="as used")  ->  use some  ->  settle(), which checks the others
+
+What was made in between must not be let go of before `settle` has returned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +21,9 @@ from typing import TYPE_CHECKING
 
 from quiltwork.contribution import header, payload
 from quiltwork.contribution.canonical import shown
-from quiltwork.contribution.declared import parts_of
+from quiltwork.contribution.declared import needs_of, parts_of
 from quiltwork.contribution.directory import open_directory
-from quiltwork.contribution.kinds import provided
+from quiltwork.contribution.kinds import Requirement, provided
 from quiltwork.contribution.manifest import Manifest, canonical_bytes
 from quiltwork.contribution.manifest_fields import TensorEntry
 from quiltwork.errors import MissingPart
@@ -34,10 +40,12 @@ class Contribution:
     Attributes:
         path: its directory.
         manifest: everything it declares.
+        unchecked: names of the tensors that nobody has checked yet.
     """
 
     path: Path = field(compare=False)
     manifest: Manifest
+    unchecked: set[str] = field(default_factory=set, compare=False, repr=False)
 
     def __hash__(self) -> int:
         return hash(self.manifest.digest)
@@ -104,7 +112,9 @@ class Contribution:
         """
         file, offset, entry = self._entry(name)
         with open_directory(self.path) as directory, directory.open(file) as (handle, _):
-            return payload.load(handle, offset, entry, f"tensor '{name}' of party '{self.party}'")
+            tensor = payload.load(handle, offset, entry, self._called(name, file), self._check(name, entry))
+        self.unchecked.discard(name)
+        return tensor
 
     def pieces(self, name: str, size: int) -> Iterator[Buffer]:
         """One tensor's little-endian bytes, ``size`` bytes at a time, hashed again on the way.
@@ -113,7 +123,26 @@ class Contribution:
         """
         file, offset, entry = self._entry(name)
         with open_directory(self.path) as directory, directory.open(file) as (handle, _):
-            yield from payload.pieces(handle, offset, entry, f"tensor '{name}' of party '{self.party}'", size)
+            yield from payload.pieces(handle, offset, entry, self._called(name, file), size, self._check(name, entry))
+        self.unchecked.discard(name)
+
+    def settle(self) -> None:
+        """Check every tensor that nobody has checked yet; the errors of `tensor`."""
+        for name in sorted(self.unchecked):
+            for _ in self.pieces(name, payload.CHUNK):
+                pass
+
+    @cached_property
+    def _needs(self) -> Mapping[str, Requirement | None]:
+        return needs_of(self.manifest)
+
+    def _check(self, name: str, entry: TensorEntry) -> payload.Check | None:
+        if name not in self.unchecked:
+            return None
+        return lambda values: payload.check_values(values, self._needs.get(name), entry.dtype)
+
+    def _called(self, name: str, file: str) -> str:
+        return f"tensor '{name}' in {file} of party '{self.party}'"
 
     def _entry(self, name: str) -> tuple[str, int, TensorEntry]:
         """A tensor's file, where it starts there, and its declaration."""

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -161,14 +161,21 @@ def _manifest(draft: Draft, files: Mapping[str, PayloadFile | dict[str, Any]]) -
     return manifest.model_copy(update={"digest": digest_of(manifest)})
 
 
-def read(path: str | os.PathLike[str], *, max_bytes: int | None = None, in_full: bool = True) -> Contribution:
-    """Read and check a contribution in full.
+def read(
+    path: str | os.PathLike[str],
+    *,
+    max_bytes: int | None = None,
+    tensors: Literal["now", "as used", "known"] = "now",
+) -> Contribution:
+    """Read and check a contribution.
 
     Args:
         path: its directory.
         max_bytes: refuse a larger one before its payload is read; ``None``: no limit but the format's own.
-        in_full: False where one of this digest was read in full before: of the payload, sizes and headers are checked
-            now, and each tensor when it is used.
+        tensors: when they are checked; headers and sizes are now. ``"as used"``: each when it is used, the rest when
+            `Contribution.settle` is called, which the caller must not forget; payload files as a whole are then not
+            hashed, which can only matter where a manifest contradicts itself. ``"known"``: a contribution of this
+            digest was checked before; what is used is still hashed.
 
     Raises:
         MalformedContribution: it does not follow docs/format.md, or cannot be opened.
@@ -185,7 +192,9 @@ def read(path: str | os.PathLike[str], *, max_bytes: int | None = None, in_full:
         _check_names(directory, names, manifest)
         contribution = Contribution(Path(path), manifest)
         _check_limit(contribution, max_bytes)
-        _verify_payload(directory, manifest, in_full)
+        _verify_payload(directory, manifest, in_full=tensors == "now")
+    if tensors == "as used":
+        contribution.unchecked.update(contribution.tensor_names())
     return contribution
 
 
@@ -208,7 +217,7 @@ def _check_limit(contribution: Contribution, max_bytes: int | None) -> None:
         )
 
 
-def _verify_payload(directory: Directory, manifest: Manifest, in_full: bool) -> None:
+def _verify_payload(directory: Directory, manifest: Manifest, *, in_full: bool) -> None:
     """Every size first, then every byte, or the header's."""
     needs = needs_of(manifest)
     with ExitStack() as stack:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import stat
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -180,7 +181,9 @@ class Base:
         """The digest that names the base (see the module's docstring); reads every tensor once, unless it is known."""
         if self.known is not None:
             return self.known
-        return self.identified({name: tensor_digest(source) for name, source in self.tensors.items()})
+        with ThreadPoolExecutor(2) as threads:  # hashing lets other threads run
+            digests = threads.map(tensor_digest, self.tensors.values())
+            return self.identified(dict(zip(self.tensors, digests, strict=True)))
 
     @property
     def identity_fields(self) -> tuple[str, ...]:
@@ -261,25 +264,29 @@ def separator_id(tokenizer: Any) -> int:
     return int(token)
 
 
-def open_base(path: str | Path) -> Base:
-    """Open the base checkpoint in directory ``path``.
+def open_base(path: str | Path, *, what: str = "base") -> Base:
+    """Open the checkpoint in directory ``path``.
+
+    Args:
+        path: the directory.
+        what: what messages call the checkpoint.
 
     Raises:
         CheckpointError: not a safetensors checkpoint of a known family or mixture format, or tensors are missing.
         ExportError: a mixture whose layers no dense family has.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise CheckpointError(
-            f"base '{path}'", why="there is no such directory", mend="Give a local checkpoint directory."
-        )
     where = f"'{path}'"
+    if not path.is_dir():
+        why = "it is a file, and a checkpoint is a directory" if path.exists() else "there is no such directory"
+        mend = "Give a local directory that holds config.json, the weights as safetensors, and the tokenizer."
+        raise CheckpointError(f"{what} {where}", why=why, mend=mend)
     config = read_json(path / "config.json")
     family = family_of(config, where=f"'{path / 'config.json'}'")
     for field in _SIZES:
         if not isinstance(config.get(field), int) or config[field] < 1:
             raise CheckpointError(
-                f"config field '{field}' of base {where}",
+                f"config field '{field}' of {what} {where}",
                 why=f"it is {config.get(field)!r}, and a size is needed",
                 mend="Fetch the checkpoint again.",
             )
@@ -292,7 +299,7 @@ def open_base(path: str | Path) -> Base:
     missing = [name for name in family.tensor_names(config) if name not in base.tensors]
     if missing:
         raise CheckpointError(
-            f"base {where}",
+            f"{what} {where}",
             why=f"tensors are missing ({len(missing)}), the first is '{missing[0]}'",
             mend="Fetch the checkpoint again, or check that it is a dense model.",
         )

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from quiltwork.errors import CheckpointError
@@ -83,7 +85,7 @@ class Checkpoint:
         return {name: source for shard in self.shards.values() for name, source in computed(shard).items()}
 
     def write(self, directory: Path, base: TokenizerFiles, *, take: Take | None = None) -> dict[str, FileRecord]:
-        """Write every file into ``directory``, a shard at a time.
+        """Write every file into ``directory``, two shards at a time.
 
         Args:
             directory: exists.
@@ -98,11 +100,7 @@ class Checkpoint:
             CheckpointError: what was computed of contributions is not finite; the tensor is named.
         """
         weight_map: dict[str, str] = {}
-        records: dict[str, FileRecord] = {}
-        for file, table in sorted({**self.shards, **self.beside}.items()):
-            if table:
-                taken = take(directory / file, table) if take is not None else None
-                records[file] = taken or write_shard(directory / file, computed(table))
+        records = _write_shards(directory, {**self.shards, **self.beside}, take)
         for file, table in sorted(self.shards.items()):
             weight_map |= dict.fromkeys(sorted(table), file)
         total = sum(source.nbytes for table in self.shards.values() for source in table.values())
@@ -120,6 +118,41 @@ class Checkpoint:
 
 Take = Callable[[Path, Sources], FileRecord | None]
 """What ``Checkpoint.write`` asks before it writes a shard."""
+
+
+def _write_shards(directory: Path, tables: Mapping[str, Sources], take: Take | None) -> dict[str, FileRecord]:
+    """Write the shards; two at a time those that need no torch, since hashing and writing let others run."""
+    stop = Event()
+
+    def write(file: str) -> FileRecord:
+        taken = take(directory / file, tables[file]) if take is not None else None
+        return taken or write_shard(directory / file, _until(stop, computed(tables[file])))
+
+    files = sorted(file for file, table in tables.items() if table)
+    streamed = [file for file in files if all(source.stream is not None for source in tables[file].values())]
+    with ThreadPoolExecutor(2) as threads:
+        try:
+            records = dict(zip(streamed, threads.map(write, streamed), strict=True))
+        except BaseException:
+            # the first error is told, and nobody waits for gigabytes that will be thrown away
+            stop.set()
+            raise
+    return records | {file: write(file) for file in files if file not in records}
+
+
+def _until(stop: Event, table: Sources) -> Sources:
+    """The same tensors, whose pieces end in an error once ``stop`` is set."""
+
+    def going(piece: Buffer) -> Buffer:
+        if stop.is_set():
+            raise CheckpointError("writing", why="another shard could not be written", mend="See what was said of it.")
+        return piece
+
+    def stopping(source: Source) -> Source:
+        # map, unlike a generator that waits, holds no piece
+        return replace(source, stream=lambda: map(going, source.pieces()))
+
+    return {name: stopping(source) for name, source in table.items()}
 
 
 def write_shard(path: Path, table: Sources) -> FileRecord:

@@ -66,7 +66,7 @@ def all_finite(data: Buffer, dtype: Dtype) -> bool:
     """True if no number is a NaN or an infinity: if no number's exponent bits are all ones."""
     unsigned, exponent = _EXPONENTS[dtype]
     bits = np.frombuffer(memoryview(data), unsigned)
-    return not bool(((bits & exponent) == exponent).any())
+    return bits.size == 0 or bool((bits & bits.dtype.type(exponent)).max() < exponent)
 
 
 def _upper_halves(narrow: Array) -> Array:
