@@ -188,3 +188,56 @@ def test_a_covariance_that_is_none_is_refused() -> None:
     found.rules(1)
     # nobody's second moments but the public text's are read here
     assert replace(found, covariance="public").rules(0).keys() == {"ash", "birch"}
+
+
+# Rows that an owner states and nobody can check.
+
+
+def pooled(found: Discriminants) -> Floats:
+    """The covariance of layer 0 by whitening the unit vectors: rules are differences of S^-1 m."""
+    unit = [replace(found, moments={**found.moments, "probe": probe(axis)}, offset=True) for axis in range(H)]
+    inverse = np.stack([one.rules(0)["probe"].row for one in unit], axis=1)
+    return np.asarray(np.linalg.inv(inverse))
+
+
+def probe(axis: int) -> ResidualMoments:
+    """Moments of nobody: the public mean and one step along an axis, without a row to pool."""
+    mean = DATA[""].mean(axis=0) + np.eye(H)[axis]
+    return ResidualMoments([source(mean)] * 2, [source(np.zeros((H, H)))] * 2, 0)
+
+
+def spread(rows: Floats) -> Floats:
+    return np.cov(rows, rowvar=False, bias=True)
+
+
+def boasting(rows: int, *labels: str) -> Discriminants:
+    """Ash's moments blown up and said to be of many rows, under some labels, beside birch's."""
+    blown = replace(moments_of(DATA["ash"]), seconds=[source(1e6 * spread(DATA["ash"]))] * 2, rows=rows)
+    others = {"birch": moments_of(DATA["birch"])}
+    return made(moments={**dict.fromkeys(labels, blown), **others}, shrinkage=0.0)
+
+
+def test_honest_rows_are_pooled_as_in_the_textbook() -> None:
+    found = made(moments={p: moments_of(DATA[p]) for p in ("ash", "birch")}, shrinkage=0.0)
+    names = ("", "ash", "birch")
+    counts = np.array([len(DATA[n]) for n in names])
+    expected = sum(spread(DATA[n]) * c for n, c in zip(names, counts / counts.sum(), strict=True))
+    np.testing.assert_allclose(pooled(found), expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("labels", [("ash",), ("ash.a", "ash.b", "ash.c")])
+@pytest.mark.parametrize("rows", [401, 10**12, 10**400])
+def test_no_owner_counts_for_more_than_the_public_text(rows: int, labels: tuple[str, ...]) -> None:
+    """The covariance against the cap written out: 400 public rows, at most 400 of ash's, 300 of birch's."""
+    parts = [spread(DATA[""]) * 400, 1e6 * spread(DATA["ash"]) * 400, spread(DATA["birch"]) * 300]
+    np.testing.assert_allclose(pooled(boasting(rows, *labels)), sum(parts) / 1100, rtol=1e-6)
+    uncapped = (1e6 * spread(DATA["ash"]) * 10**12 + parts[0] + parts[2]) / (10**12 + 700)
+    assert not np.allclose(pooled(boasting(rows, *labels)), uncapped, rtol=0.1)
+
+
+def test_a_boast_leaves_with_its_party() -> None:
+    left, never = (
+        boasting(10**12, "ash").without("ash"),
+        made(moments={"birch": moments_of(DATA["birch"])}, shrinkage=0.0),
+    )
+    np.testing.assert_array_equal(left.rules(0)["birch"].row, never.rules(0)["birch"].row)

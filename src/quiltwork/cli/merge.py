@@ -50,7 +50,7 @@ def run(
     require_absent(out, overwrite)
     names = names_of(models)
     merge = Merge(
-        models={name: open_base(path) for name, path in names.items()},
+        models={name: open_base(path, what="checkpoint") for name, path in names.items()},
         weights=_weights(weight or [], names),
         base=open_base(base) if base else None,
         scale=scale,

@@ -51,8 +51,13 @@ def run(
     contribution: Annotated[
         list[Path] | None, typer.Option(help="Contribution of a party, for its stand-ins. Repeatable.")
     ] = None,
-    documents: Annotated[int, typer.Option(help="Stand-ins a party, at most.")] = 64,
-    features: Annotated[str, typer.Option(help="Histograms that evidence reads: bigrams or tokens.")] = "bigrams",
+    documents: Annotated[
+        int | None, typer.Option(help="--proxies: documents that stand in for a party, at most. [default: 64]")
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(help="--proxies: histograms that documents are chosen by, bigrams or tokens. [default: bigrams]"),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 200,
     batch_size: Annotated[int, typer.Option(help="Sequences a step.")] = 16,
     sequence_length: Annotated[int, typer.Option(help="Tokens a sequence.")] = 192,
@@ -70,7 +75,6 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Tune a composed mixture of experts on public text."""
-    from quiltwork.compose.proxies import ProxyPlan
     from quiltwork.compose.tuning import TuningPlan, tune
     from quiltwork.composite import open_composite, saved_layout
     from quiltwork.files import require_absent
@@ -90,7 +94,7 @@ def run(
         save_every=save_every,
     )
     plan = TuningPlan(what, training, selection=proxies)  # type: ignore[arg-type]
-    chooser = None if proxies == "none" else ProxyPlan(proxies, documents, features)  # type: ignore[arg-type]
+    chooser = _chooser(proxies, documents, features)
     whom = trusted(trust, revocations)
     given = read_contributions(contribution or [], max_bytes)
     composite = open_composite(composed)
@@ -119,6 +123,25 @@ def run(
     say(f"wrote {out}: {what} tuned, loss {record.first_loss:.3f} to {record.last_loss:.3f} nats a token")
     if json:
         print_json({"path": str(out), "parties": list(tuned.parties), "tuned": record.model_dump(mode="json")})
+
+
+def _chooser(selection: str, documents: int | None, features: str | None) -> ProxyPlan | None:
+    """How stand-ins are chosen; None where nobody stands in, and then nothing may be stated about them.
+
+    Raises:
+        InvalidOption: something is.
+    """
+    from quiltwork.compose.proxies import ProxyPlan
+
+    if selection != "none":
+        return ProxyPlan(selection, 64 if documents is None else documents, features or "bigrams")  # type: ignore[arg-type]
+    if documents is not None or features is not None:
+        raise InvalidOption(
+            "--documents" if documents is not None else "--features",
+            why="it says how documents are chosen that stand in for the parties, and --proxies is none",
+            mend="Leave it out, or choose --proxies evidence, dpp or classifier.",
+        )
+    return None
 
 
 def _stand_ins(

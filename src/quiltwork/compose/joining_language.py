@@ -12,6 +12,7 @@ that ask it something. They are given again then, and held against their digests
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,10 @@ from quiltwork.compose.public_digest import public_digest
 from quiltwork.compose.reopen import make_language_method
 from quiltwork.compose.router_both import RowsAndEvidence
 from quiltwork.compose.router_lda import ResidualLDA
-from quiltwork.compose.router_prompts import PromptRows
+from quiltwork.compose.router_prompts import PromptRows, Prompts
 from quiltwork.compose.statistics import KeptRow, PublicText, described_by
 from quiltwork.composite import PROVENANCE, Composite
+from quiltwork.composite.provenance import prompted
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import BaseMismatch, DuplicateParty, ExportError, InvalidOption
 from quiltwork.models.assembly import DenseBody, Experts, Members
@@ -45,6 +47,8 @@ def joined_language(
     base: Base | None = None,
     public: PublicText | Contribution | None = None,
     weights: Mapping[str, float] | None = None,
+    prompts: Mapping[str, Prompts] | None = None,
+    negative: Sequence[str] | None = None,
     trust: Trust | None = None,
 ) -> Composite:
     """The composite of the parties that are in it and of those who join.
@@ -55,6 +59,8 @@ def joined_language(
         base: needed only where the method runs it (see the module's docstring); else what the composite holds serves.
         public: the public text that the composite was composed with, where the method needs it again.
         weights: of those who join, where the method has weights; one unless stated.
+        prompts: of those who join, where rows are made of prompts; the composite remembers those of its own parties.
+        negative: prompts that are negative for all; they are remembered, and may be given again but not changed.
         trust: whose signatures to require, and what was taken back, also of what is in the composite already.
 
     Raises:
@@ -73,6 +79,8 @@ def joined_language(
     composite.provenance.require_apart("adding to it")
     _require_absent(composite, contributions)
     method = remembered(composite, weights or {})
+    if prompts or negative:
+        method = _prompted(method, [c.party for c in contributions], prompts or {}, negative)
     chosen = _base(composite, method, base)
     described = _described(composite, method, chosen, public)
     late = compose(contributions, method, chosen, public=described)
@@ -113,6 +121,39 @@ def remembered(composite: Composite, weights: Mapping[str, float]) -> Method:
     return make_language_method(provenance.method, options, where)
 
 
+def _prompted(
+    method: Method, joining: Sequence[str], prompts: Mapping[str, Prompts], negative: Sequence[str] | None
+) -> Method:
+    """The method with the prompts of those who join.
+
+    Raises:
+        InvalidOption: its rows are not made of prompts, or prompts that it remembers are given otherwise.
+    """
+    rows = _rows(method)
+    if not isinstance(method, MixtureOfExperts) or not isinstance(rows, PromptRows):
+        raise InvalidOption(
+            "prompts", why=f"method {method.name} of the composed model has none", mend="Leave them out."
+        )
+    late = {name: prompts[name] for name in sorted(prompted(prompts, joining))}
+    others = [f"of '{name}'" for name in late if rows.prompts.get(name, late[name]) != late[name]]
+    others += ["that are negative for all"] if negative is not None and tuple(negative) != rows.negative else []
+    if others:
+        raise InvalidOption(
+            f"the prompts {others[0]}",
+            why="the composed model remembers others, and the rows of those who are in it were made of them",
+            mend="Give only those of the parties who join, or compose all contributions at once.",
+        )
+    known = replace(rows, prompts={**rows.prompts, **late})
+    router = method.router
+    return replace(method, router=replace(router, rows=known) if isinstance(router, RowsAndEvidence) else known)
+
+
+def _rows(method: Method) -> object:
+    """The router of a mixture, or of one with rows and evidence its rows."""
+    router = method.router if isinstance(method, MixtureOfExperts) else None
+    return router.rows if isinstance(router, RowsAndEvidence) else router
+
+
 def _base(composite: Composite, method: Method, given: Base | None) -> Base:
     """The base as contributions are held against it."""
     if given is not None:
@@ -141,8 +182,7 @@ def _base(composite: Composite, method: Method, given: Base | None) -> Base:
 
 
 def _runs_the_base(method: Method) -> bool:
-    router = method.router if isinstance(method, MixtureOfExperts) else None
-    return isinstance(router.rows if isinstance(router, RowsAndEvidence) else router, PromptRows)
+    return isinstance(_rows(method), PromptRows)
 
 
 def _described(composite: Composite, method: Method, base: Base, given: PublicText | Contribution | None) -> PublicText:
@@ -169,8 +209,7 @@ def _described(composite: Composite, method: Method, base: Base, given: PublicTe
 
 def _measures_by_public(method: Method) -> bool:
     """True if a party's share depends on more of the public text than a composed model keeps."""
-    router = method.router if isinstance(method, MixtureOfExperts) else None
-    rows = router.rows if isinstance(router, RowsAndEvidence) else router
+    rows = _rows(method)
     return isinstance(rows, ResidualLDA) and rows.covariance == "public"
 
 

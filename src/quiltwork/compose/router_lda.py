@@ -6,7 +6,8 @@ input (part ``moments``). The composer's step is linear discriminant analysis ag
 
 Whose covariance all share is a choice. ``"public"``: each row depends on its party and the public text alone, costs one
 row a layer to keep, and no party's second moments can bend another's row. ``"pooled"``: the textbook's mean of all,
-weighted by the rows declared; the moments are then kept beside the checkpoint, so that a party can still leave exactly.
+weighted by the rows declared, of which no owner's count for more than the public text's; the moments are then kept
+beside the checkpoint, so that a party can still leave exactly.
 """
 
 from __future__ import annotations

@@ -92,8 +92,7 @@ class Provenance:
         """The provenance of the composite of ``entries``, of which ``late`` remembers the options of those who join."""
         if self.options is None or late.options is None:
             return replace(self, contributions=entries, options=None)
-        weights = {**self.options.get("weights", {}), **late.options.get("weights", {})}
-        options = {**self.options, "weights": weights} if "weights" in self.options else self.options
+        options = _both(self.options, late.options)
         return replace(self, contributions=entries, options=kept_options(options, [e.party for e in entries]))
 
     def require_apart(self, doing: str) -> None:
@@ -228,12 +227,36 @@ def digest_over(value: Mapping[str, Any]) -> str:
 def kept_options(options: Mapping[str, Any], parties: Iterable[str]) -> dict[str, Any]:
     """A method's options as they are remembered of a composite of ``parties``.
 
-    Who takes part is said by its contributions, so ``include`` is dropped, and with a party goes its weight.
+    Who takes part is said by its contributions, so ``include`` is dropped, and with a party go its weight and the
+    prompts that were written for it, whichever part of the method has them.
     """
-    kept = {name: value for name, value in options.items() if name != "include"}
+    present = tuple(parties)
+    kept = {name: _kept(name, value, present) for name, value in options.items() if name != "include"}
     if isinstance(weights := kept.get("weights"), Mapping):
-        kept["weights"] = {name: weights[name] for name in sorted({"base", *parties} & weights.keys())}
+        kept["weights"] = {name: weights[name] for name in sorted({"base", *present} & weights.keys())}
     return kept
+
+
+def _kept(name: str, value: Any, parties: tuple[str, ...]) -> Any:
+    if not isinstance(value, Mapping) or name == "weights":
+        return value
+    if name == "prompts":
+        return {key: value[key] for key in sorted(prompted(value, parties))}
+    return {inner: _kept(inner, item, parties) for inner, item in value.items()}
+
+
+def prompted(prompts: Mapping[str, Any], parties: Iterable[str]) -> set[str]:
+    """The names under which prompts of some parties stand: a label's own, else those of its owner."""
+    return {party if party in prompts else owner_of(party) for party in parties} & prompts.keys()
+
+
+def _both(early: Mapping[str, Any], late: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of one method of two composites, of which only what is said of single parties may differ."""
+    found = dict(early)
+    for name, value in early.items():
+        if isinstance(value, Mapping) and isinstance(other := late.get(name), Mapping):
+            found[name] = {**value, **other} if name in ("weights", "prompts") else _both(value, other)
+    return found
 
 
 def read_provenance(path: Path) -> Provenance:

@@ -11,9 +11,16 @@ and Friedman, The Elements of Statistical Learning, section 4.3):
     r_c = S^-1 (m_c - m_0) / T        b_c = -(m_c' S^-1 m_c - m_0' S^-1 m_0) / 2T        T = temperature
 
 C is either the public text's own covariance, and then a row depends on its party and the public text alone; or the
-mean of all covariances weighted by the rows that they average over (``pooled``), which is the textbook's estimate. A
-pooled covariance ties all rows together, so the moments are kept apart and pooled when the model is written: a party
-that leaves takes its share of C along. Where any of the pooled covariances is diagonal, all are taken as diagonal.
+mean of all covariances (``pooled``), weighted by the rows that they average over, which is the textbook's estimate as
+long as no owner states more rows than the public text has:
+
+    C = sum_c w_c C_c / sum_c w_c        w_0 = n_0        v_c = min(n_c, n_0)
+    w_c = v_c min(1, n_0 / V)            V = sum of v over all parties of c's owner
+
+The rows are a number that an owner states and nobody can check, so no owner counts for more than the public text,
+however many it states and under however many labels. A pooled covariance ties all rows together, so the moments are
+kept apart and pooled when the model is written: a party that leaves takes its share of C along. Where any of the pooled
+covariances is diagonal, all are taken as diagonal.
 
 Without offsets, for formats that hold rows only, the direction is changed so that the boundary r.x = 0 still passes
 through the midpoint M = (m_c + m_0) / 2:
@@ -34,6 +41,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from quiltwork.contribution.fields import owner_of
 from quiltwork.errors import InvalidOption
 from quiltwork.models.residual import ResidualMoments
 from quiltwork.models.routers import Rows, less
@@ -157,11 +165,20 @@ class Discriminants:
         seconds = [_read(moments.seconds[layer]) for moments in every]
         if any(second.ndim == 1 for second in seconds):
             seconds = [second if second.ndim == 1 else second.diagonal() for second in seconds]
-        total = sum(moments.rows for moments in every)
+        counts = [float(self.public.rows), *self._counts().values()]
         pooled = np.zeros_like(seconds[0])
-        for moments, second in zip(every, seconds, strict=True):
-            pooled += second * (moments.rows / total)
+        for count, second in zip(counts, seconds, strict=True):
+            pooled += second * (count / sum(counts))
         return pooled
+
+    def _counts(self) -> dict[str, float]:
+        """The rows that each party counts for, sorted by party: w of the module's docstring."""
+        most = self.public.rows
+        stated = {party: min(moments.rows, most) for party, moments in sorted(self.moments.items())}
+        owned: dict[str, int] = {}
+        for party, rows in stated.items():
+            owned[owner_of(party)] = owned.get(owner_of(party), 0) + rows
+        return {party: rows * (most / max(most, owned[owner_of(party)])) for party, rows in stated.items()}
 
 
 def moments_shard(party: str | None) -> str:

@@ -219,6 +219,17 @@ QWEN3 = Family(
 FAMILIES: Mapping[str, Family] = {family.name: family for family in (OLMO2, LLAMA, MISTRAL, QWEN2, QWEN3)}
 
 
+_NATIVE = {
+    "quiltwork_moe": "it is a mixture in quiltwork's own layout, and a base is a dense model or a mixture in a public "
+    "format",
+    "quiltwork_ensemble": "it is several whole models in quiltwork's own layout, and a base is one model",
+}
+_PORTABLE = (
+    "Start from the base that it was composed on; or compose its parties' ffn experts with --layout portable, which "
+    "plain rows of equal weight allow (learned_rows, prompt_rows, residual_lda --no-offsets), and start from that."
+)
+
+
 def family_of(config: Mapping[str, Any], *, where: str = "config.json") -> Family:
     """The family of a checkpoint, by the ``model_type`` of its config; that of its body if it is a mixture.
 
@@ -232,6 +243,8 @@ def family_of(config: Mapping[str, Any], *, where: str = "config.json") -> Famil
     form = format_of(config)
     if form is not None:
         return FAMILIES[form.twin]
+    if isinstance(name, str) and name in _NATIVE:
+        raise CheckpointError(f"the composed model of {where}", why=_NATIVE[name], mend=_PORTABLE)
     if not isinstance(name, str) or name not in FAMILIES:
         raise CheckpointError(
             f"model_type {name!r} in {where}",

@@ -81,7 +81,7 @@ def open_tuned(path: Path, base: Base, *, whole: bool) -> Tuned:
 
 
 def _of_checkpoint(path: Path, base: Base) -> Sources:
-    tuned = open_base(path)
+    tuned = open_base(path, what="checkpoint")
     if base.own is not None:
         raise CheckpointError(
             f"base '{base.path}'",

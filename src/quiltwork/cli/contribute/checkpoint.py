@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +31,7 @@ EXAMPLES = """Examples:
 --party acme --out acme --confine`"""
 
 RANK = 64
+_USUAL = {"tokens": "exact", "bigrams": "exact", "trigrams": "none", "moments": "none"}
 _DTYPES: dict[str, Dtype | None] = {"base": None, "float32": "F32", "bfloat16": "BF16"}
 
 
@@ -65,6 +67,9 @@ def run(
 ) -> None:
     """Make a contribution of a model that you tuned already."""
     _require_agreement(scope, rank, drop_rest)
+    _require_directory(checkpoint)
+    if not data:
+        _refuse_statistics({"tokens": tokens, "bigrams": bigrams, "trigrams": trigrams, "moments": moments})
     text = read_text(card, "--card") if card else ""
     scratch = out.with_name(f".{out.name}.scratch")
     try:
@@ -106,6 +111,27 @@ def _require_agreement(scope: str, rank: int | None, drop_rest: bool) -> None:
             why="the whole change leaves",
             mend="Leave it out, or choose ffn or lowrank.",
         )
+
+
+def _require_directory(checkpoint: Path) -> None:
+    """Refuse what is no directory before the process seals itself off, which would speak of its own rules."""
+    if not checkpoint.is_dir():
+        raise InvalidOption(
+            f"--checkpoint '{checkpoint}'",
+            why="it is a file, and a checkpoint is a directory"
+            if checkpoint.exists()
+            else "there is no such directory",
+            mend="Name the directory of the model that you tuned from --base, or of a contribution of yours.",
+        )
+
+
+def _refuse_statistics(stated: Mapping[str, str]) -> None:
+    """Refuse statistics that were asked for in so many words, where there is no text to take them of."""
+    for name, value in stated.items():
+        if value not in ("none", _USUAL[name]):
+            raise InvalidOption(
+                f"--{name} {value}", why="there is no text to take it of", mend="Name the text with --data."
+            )
 
 
 def _dtype(name: str) -> Dtype | None:

@@ -14,6 +14,7 @@ from quiltwork.cli.inputs import documents_of, read_text, say
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
+    from quiltwork.party.proxies import ProxyChoice
     from quiltwork.party.scopes import Scope
 
 NAME = "expert"
@@ -32,6 +33,7 @@ EXAMPLES = """Examples:
 An interrupted run goes on when the same command is given again."""
 
 RANK = 16
+PROXIES = 64
 _TAKEN_BY = {"rank": {"lora", "lowrank"}, "alpha": {"lora", "lowrank"}, "width": {"ffn"}}
 
 
@@ -89,7 +91,9 @@ def run(
         list[Path] | None,
         typer.Option(help="Public text, of which documents like yours are named for `tune`. Repeatable."),
     ] = None,
-    proxy_documents: Annotated[int, typer.Option(help="--proxies: how many are named, at most.")] = 64,
+    proxy_documents: Annotated[
+        int | None, typer.Option(help="--proxies: how many are named, at most. [default: 64]")
+    ] = None,
     proxy_diversity: Annotated[
         bool, typer.Option("--proxy-diversity", help="--proxies: name documents that differ from each other.")
     ] = False,
@@ -108,6 +112,7 @@ def run(
     """Train an expert of a language model on your own text, here, and write one contribution directory."""
     scopes = scope or ["ffn"]
     _require_agreement(scopes, rank=rank, alpha=alpha, width=width)
+    _require_proxies(proxies, {"--proxy-documents": proxy_documents, "--proxy-diversity": proxy_diversity or None})
     state = state or out.with_name(out.name + ".state")
     text = read_text(card, "--card") if card else ""
     sealing = seal_for_text([base, *data, *(proxies or [])], out, state) if confine else "off"
@@ -117,7 +122,6 @@ def run(
     from quiltwork.party.contribute import Order, contribute, moments_by_name
     from quiltwork.party.fragment import open_fragment
     from quiltwork.party.lora import LoRAScope
-    from quiltwork.party.proxies import ProxyChoice
     from quiltwork.party.scopes import FFNScope, FullScope, LowRankScope
     from quiltwork.training.loop import TrainingPlan
 
@@ -145,7 +149,7 @@ def run(
         bigrams=None if bigrams == "none" else release_rule(bigrams),
         trigrams=None if trigrams == "none" else release_rule(trigrams),
         moments=moments_by_name(moments),
-        proxies=ProxyChoice(documents_of(proxies), proxy_documents, proxy_diversity) if proxies else None,
+        proxies=_choice(proxies, proxy_documents, proxy_diversity) if proxies else None,
         report_losses=losses,
         licence=licence,
         card=text,
@@ -193,6 +197,27 @@ def _require_agreement(scopes: Sequence[str], **stated: float | None) -> None:
                 why=f"it is an option of {' and '.join(sorted(_TAKEN_BY[name]))}",
                 mend="Leave it out, or choose that scope.",
             )
+
+
+def _require_proxies(proxies: Sequence[Path] | None, stated: Mapping[str, object]) -> None:
+    """Refuse options about public documents where no public text is given to name some of.
+
+    Raises:
+        InvalidOption: naming the option.
+    """
+    for name, value in stated.items():
+        if value is not None and not proxies:
+            raise InvalidOption(
+                name,
+                why="it says which documents of public text are named, and no public text is given",
+                mend="Give public text with --proxies, or leave it out.",
+            )
+
+
+def _choice(proxies: Sequence[Path], documents: int | None, diversity: bool) -> ProxyChoice:
+    from quiltwork.party.proxies import ProxyChoice
+
+    return ProxyChoice(documents_of(proxies), PROXIES if documents is None else documents, diversity)
 
 
 def one_of(makers: Mapping[str, Callable[[], Scope]], name: str) -> Callable[[], Scope]:
