@@ -141,7 +141,7 @@ class Merge:
     def _write(self, directory: Path, progress: bool) -> dict[str, Any]:
         """Write everything but the record, which is returned."""
         reference, terms = self.reference, self._terms()
-        with Hashing() as hashing, Progress("merging", len(reference.tensors), enabled=progress) as bar:
+        with Hashing(2) as hashing, Progress("merging", len(reference.tensors), enabled=progress) as bar:
             watched = [_Watched(model, hashing) for _, model in terms]
             tensors = {}
             for name in reference.tensors:
