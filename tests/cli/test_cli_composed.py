@@ -176,7 +176,7 @@ def test_verify_reads_every_byte(composed: Composed, table: Path, tmp_path: Path
     assert (told["parties"], told["files"], told["foreign"]) == (["ash", "birch", "cedar"], 10, ["notes.md"])
     assert "are as they were written" in done("verify", place, table).out
     misused("verify", place, "--public-key", tmp_path / "key.pem", "--trust", tmp_path / "trust.toml", names="give one")
-    misused("verify", place, tmp_path, names="which is no composed model")
+    misused("verify", place, tmp_path, names="which is neither a composed")
     flip(place / "expert-birch.safetensors")
     refused("verify", place, names=("expert-birch.safetensors", "not those that were written"), mend="again")
 

@@ -21,7 +21,7 @@ what does not fit is refused by name. They are nobody's contributions: nothing c
 owners contribute and use `quiltwork compose`). Memory does not grow with the models, and torch is not needed.
 
 Config and tokenizer are the base's, else those of the first model by name; merge.json in the result records the digest
-of every model."""
+of every model and of every file, which `quiltwork verify` holds the directory against."""
 EXAMPLES = """Examples:
 
 `quiltwork merge poems recipes laws --out merged`
@@ -43,7 +43,8 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Merge whole checkpoints of one architecture."""
-    from quiltwork.compose.checkpoints import RECORD, Merge
+    from quiltwork.compose.checkpoints import Merge
+    from quiltwork.compose.merged import RECORD
     from quiltwork.files import require_absent
     from quiltwork.models.base import open_base, read_json
 

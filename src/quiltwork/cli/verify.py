@@ -1,7 +1,8 @@
-"""``quiltwork verify``: whether contributions are signed by whom they say they are from, and directories as written."""
+"""``quiltwork verify``: whether contributions are signed by whom they say they are from, and models as written."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,28 +16,29 @@ if TYPE_CHECKING:
     from quiltwork.contribution.sealed import Contribution
     from quiltwork.contribution.signing_keys import VerifyingKey
     from quiltwork.contribution.trust import Trust
+    from quiltwork.files import FileRecord
 
 NAME = "verify"
-HELP = """Check contributions in full, and their signatures; check composed models in full.
+HELP = """Check contributions in full, and their signatures; check composed and merged models in full.
 
 With `--trust`, the key must be that of the contribution's party and count today, and nothing that the `--revocations`
 name passes. With `--public-key` or `--certificate`, that key must have made the signature, whatever party is named; of
 a certificate the key and the days are used, and nobody's signature on it is checked.
 
-Of a composed model every byte of every file is held against what was recorded when it was written. That finds whatever
-was changed since, by accident or by someone who did not change the record too: a composed model is not signed. Its
-parties' revocations count if they are given."""
+Of a composed model, and of what `quiltwork merge` wrote, every byte of every file is held against what was recorded
+when it was written. That finds whatever was changed since, by accident or by someone who did not change the record too:
+these are not signed. The revocations of a composed model's parties count if they are given."""
 EXAMPLES = """Examples:
 
 `quiltwork verify acme globex --trust trust.toml --revocations revoked/`
 
 `quiltwork verify acme --public-key acme.pem`
 
-`quiltwork verify composed`"""
+`quiltwork verify composed merged`"""
 
 
 def run(
-    directories: Annotated[list[Path], typer.Argument(help="Contributions, or composed models.")],
+    directories: Annotated[list[Path], typer.Argument(help="Contributions, or composed or merged models.")],
     trust: TrustFile = None,
     revocations: Revocations = None,
     public_key: Annotated[Path | None, typer.Option(help="Public key, PEM.")] = None,
@@ -44,19 +46,21 @@ def run(
     max_bytes: Annotated[int | None, typer.Option(help="Refuse a contribution larger than this.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Check contributions in full, and their signatures; check composed models in full."""
+    """Check contributions in full, and their signatures; check composed and merged models in full."""
+    from quiltwork.compose.merged import RECORD
     from quiltwork.composite import PROVENANCE
 
     composed = [path for path in directories if (path / PROVENANCE).is_file()]
-    paths = [path for path in directories if path not in composed]
+    merged = [path for path in directories if path not in composed and (path / RECORD).is_file()]
+    paths = [path for path in directories if path not in (*composed, *merged)]
     if sum(one is not None for one in (trust, public_key, certificate)) != 1 and (paths or public_key or certificate):
-        what = f" to check {paths[0]}, which is no composed model" if paths else ""
+        what = f" to check {paths[0]}, which is neither a composed nor a merged model" if paths else ""
         raise typer.BadParameter(f"give one of --trust, --public-key and --certificate{what}")
     if composed and trust is not None:
         refuse_revoked(composed, trust, revocations)
     opened = trusted(trust, revocations) if paths else None
     signed = _signed(read_contributions(paths, max_bytes), opened, public_key, certificate) if paths else []
-    whole = [_whole(path) for path in composed]
+    whole = [*map(_whole, composed), *map(_merged, merged)]
     if json:
         print_json([*signed, *whole])
         return
@@ -93,13 +97,27 @@ def _whole(path: Path) -> dict[str, Any]:
 
     written = read_written(path)
     written.verify()
-    size = sum(record.bytes for record in written.files.values())
-    return found | {"files": len(written.files), "bytes": size, "foreign": list(written.foreign())}
+    return found | _read(written.files, written.foreign())
+
+
+def _merged(path: Path) -> dict[str, Any]:
+    """A merged checkpoint of which every byte was read: what went into it, and what else lies in its directory."""
+    from quiltwork.compose.merged import read_merged
+
+    found = read_merged(path)
+    found.listed.verify()
+    models = {"models": [model.name for model in found.record.models]}
+    return {"path": str(path)} | models | _read(found.listed.files, found.listed.foreign())
+
+
+def _read(files: Mapping[str, FileRecord], foreign: Sequence[str]) -> dict[str, Any]:
+    return {"files": len(files), "bytes": sum(one.bytes for one in files.values()), "foreign": list(foreign)}
 
 
 def _told(one: dict[str, Any]) -> str:
     read = f"{one['files']} files of {one['bytes']} bytes" if "files" in one else "every file"
-    words = f"{one['path']}: {read} are as they were written; composed of {', '.join(one['parties'])}"
+    made = f"composed of {', '.join(one['parties'])}" if "parties" in one else f"merged of {', '.join(one['models'])}"
+    words = f"{one['path']}: {read} are as they were written; {made}"
     return words + (f"; no part of the model: {', '.join(one['foreign'])}" if one.get("foreign") else "")
 
 

@@ -9,7 +9,8 @@ is summed in float32 (`quiltwork.streaming.sums` says why), any other in float64
 names, so the order in which they are given does not matter.
 
 This is for checkpoints that lie about, nobody's contributions: there is no signature, no manifest and no opt-out. What
-was merged is still recorded, in merge.json: the digest of every model, taken of the bytes that went into the sums.
+was merged is still recorded, in merge.json: the digest of every model, taken of the bytes that went into the sums, and
+that of every file (`quiltwork.compose.merged` reads it again).
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from quiltwork.compose.agreeing import require_agreement
-from quiltwork.composite.provenance import PROVENANCE
+from quiltwork.compose.merged import RECORD, MergedModel, MergeRecord
+from quiltwork.composite.provenance import PROVENANCE, digest_over
 from quiltwork.errors import CheckpointError, CompatibilityError, InvalidOption
 from quiltwork.files import new_directory, require_absent
 from quiltwork.models.base import Base
@@ -37,7 +39,6 @@ from quiltwork.streaming.writing import write_tensors
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-RECORD = "merge.json"
 _FILE = "model.safetensors"
 _NARROW = ("BF16", "F16")
 
@@ -92,7 +93,7 @@ class Merge:
         return dict(sorted(self.models.items()))
 
     @property
-    def method(self) -> str:
+    def method(self) -> Literal["linear", "task_arithmetic"]:
         """``linear`` or ``task_arithmetic``."""
         return "linear" if self.base is None else "task_arithmetic"
 
@@ -154,15 +155,10 @@ class Merge:
         config = portable_config(reference.config, reference.dtype)
         checkpoint = Checkpoint(config, {_FILE: tensors}, {"README.md": self._card(digests, base_digest).encode()})
         files = checkpoint.write(directory, TokenizerFiles.of(reference), take=lambda _path, _table: shard)
-        return {
-            "format": "quiltwork-merge",
-            "version": 1,
-            "method": self.method,
-            "scale": self.scale,
-            "base": base_digest,
-            "models": [{"name": n, "digest": d, "weight": self._weight(n)} for n, d in digests.items()],
-            "files": {name: vars(one) for name, one in sorted(files.items())},
-        }
+        models = [MergedModel(name=n, digest=d, weight=self._weight(n)) for n, d in digests.items()]
+        record = MergeRecord(method=self.method, scale=float(self.scale), base=base_digest, models=models)
+        value = record.model_dump(mode="json") | {"files": {name: vars(one) for name, one in sorted(files.items())}}
+        return value | {"digest": digest_over(value)}
 
     def _card(self, digests: Mapping[str, str], base: str | None) -> str:
         rows = "\n".join(f"| {name} | {self._weight(name):g} | `{digest}` |" for name, digest in digests.items())
