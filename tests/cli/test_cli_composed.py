@@ -296,6 +296,16 @@ def test_what_a_pool_knows_is_not_read_but_checked_where_it_is_used(
     refused(*compose, tmp_path / "header", names=("ffn.safetensors", "header"))
 
 
+def test_a_pool_that_others_may_write_to_is_refused(base: Path, given: Mapping[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir(mode=0o700)
+    (tmp_path / "pool").chmod(0o770)
+    words = ("compose", given["ash"], "--base", base, "--method", "learned_rows", "--pool", tmp_path / "pool")
+    refused(*words, "--out", tmp_path / "out", names=(f"pool '{tmp_path / 'pool'}'", "mode 770"), mend="chmod go-w")
+    assert [path.name for path in tmp_path.iterdir()] == ["pool"]
+    (tmp_path / "pool").chmod(0o700)
+    done(*words, "--out", tmp_path / "out")
+
+
 def test_a_pool_is_for_language_models(machines, tmp_path: Path) -> None:
     words = ("compose", machines["ash"], "--method", "middle", "--out", tmp_path / "out", "--pool", tmp_path / "pool")
     refused(*words, names="--pool", mend="Leave it out")

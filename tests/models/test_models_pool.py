@@ -183,3 +183,48 @@ def test_a_directory_of_something_else_is_no_pool(tmp_path: Path) -> None:
             open_pool(place)
     open_pool(tmp_path / "new")
     assert open_pool(tmp_path / "new").knows("sha256:" + "0" * 64) is False
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o757, 0o777])
+@pytest.mark.parametrize("room", ["", "shards", "contributions", "bases"])
+def test_a_pool_that_others_may_write_to_is_refused(room: str, mode: int, pool: Pool) -> None:
+    place = pool.path / room
+    place.chmod(mode)
+    with pytest.raises(InvalidOption, match=f"others than you may write to it \\(mode {mode:o}\\)") as caught:
+        open_pool(pool.path)
+    assert str(place) in caught.value.what
+    assert "chmod go-w" in caught.value.mend
+    place.chmod(0o755)
+    open_pool(pool.path)
+
+
+def test_a_pool_of_another_user_is_refused(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = pool.path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(InvalidOption, match=f"it belongs to another user \\(number {owner}\\)"):
+        open_pool(pool.path)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_an_entry_that_others_may_write_to_is_refused(suffix: str, pool: Pool, tmp_path: Path) -> None:
+    write(pool, tmp_path / "one", 1.0, "x")
+    next((pool.path / "shards").glob(f"*{suffix}")).chmod(0o664)
+    with pytest.raises(InvalidOption, match=r"of the pool: others than you may write to it \(mode 664\)"):
+        write(pool, tmp_path / "two", 1.0, "x")
+    assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o002, 0o022, 0o077])
+def test_what_is_kept_is_nobody_else_s_to_write_whatever_the_mask(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        pool = open_pool(tmp_path / "deep" / "pool")
+        write(pool, tmp_path / "one", 1.0, "x")
+        pool.remember("sha256:" + "0" * 64)
+        write(open_pool(pool.path), tmp_path / "two", 1.0, "x")
+    finally:
+        os.umask(before)
+    kept = [pool.path, *pool.path.rglob("*")]
+    assert len(kept) == 8
+    assert not [path for path in kept if path.stat().st_mode & 0o022]
+    assert [path.stat().st_mode & 0o222 for path in kept if path.suffix == ".safetensors"] == [0]

@@ -13,12 +13,17 @@ pool remembers which contributions were, by digest, and the digest of a base by 
 So with a warm pool none of their bulk is read; every tensor that is read none the less is hashed again. An entry is
 held against its recorded size whenever it is used; its recorded digest goes into whatever it is linked to, and shows
 there (``quiltwork verify``) whether the entry was damaged.
+
+Who may write to an entry may write to all that is linked to it. So entries are read-only, and a pool that somebody else
+owns or may write to is refused, and so is an entry of that kind.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -42,19 +47,41 @@ def open_pool(path: Path) -> Pool:
     """The pool in a directory, which is made if there is none.
 
     Raises:
-        InvalidOption: the directory holds something else.
+        InvalidOption: the directory holds something else, or somebody else owns it or may write to it.
         StorageError: the file system refuses.
     """
     if path.exists() and not (path / MARK).is_file() and (not path.is_dir() or any(path.iterdir())):
         raise InvalidOption(f"pool '{path}'", why="it holds something else", mend="Name a new or an empty directory.")
     try:
-        for room in (_SHARDS, _READ, _BASES):
-            (path / room).mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for place in (path, *(path / room for room in (_SHARDS, _READ, _BASES))):
+            place.mkdir(mode=0o755, exist_ok=True)
+            if why := _others(place):
+                raise InvalidOption(
+                    f"pool '{place}'", why=f"{why}: whatever is linked from it would be theirs", mend=_OWN
+                )
     except OSError as error:
         raise storage_error(path, error) from error
     if not (path / MARK).is_file():
-        write_file(path / MARK, "Shards of composed models, kept by quiltwork; it may be removed as a whole.\n")
+        text = "Shards of composed models, kept by quiltwork; it may be removed as a whole.\n"
+        write_file(path / MARK, text, private=True)
     return Pool(path)
+
+
+_OWN = "Name a directory of your own that nobody else may write to: chmod go-w POOL, or a new one."
+
+
+def _others(path: Path) -> str:
+    """Who besides the user may change a file or a directory, in words; empty if nobody, or if the system cannot say.
+
+    Access lists beyond the mode are not looked at.
+    """
+    if not hasattr(os, "geteuid"):
+        return ""
+    status = path.stat()
+    if status.st_uid != os.geteuid():
+        return f"it belongs to another user (number {status.st_uid})"
+    return f"others than you may write to it (mode {stat.S_IMODE(status.st_mode):o})" if status.st_mode & 0o022 else ""
 
 
 def shard_key(table: Sources) -> str | None:
@@ -82,6 +109,7 @@ class Pool:
 
         Raises:
             AlteredCheckpoint: the entry is not of the size that it was written with.
+            InvalidOption: somebody else owns it or may write to it.
         """
         key = shard_key(table)
         if key is None:
@@ -97,10 +125,13 @@ class Pool:
             value = json.loads(entry.with_suffix(".json").read_bytes())
             record = FileRecord(int(value["bytes"]), str(value["digest"]))
             size = entry.stat().st_size
+            others = _others(entry) or _others(entry.with_suffix(".json"))
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
             raise altered(entry.with_suffix(".json"), "it is no record of a shard") from error
+        if others:
+            raise InvalidOption(f"entry '{entry}' of the pool", why=others, mend="Delete the pool, and compose again.")
         if size != record.bytes:
             raise altered(entry, f"it holds {size} bytes, and {record.bytes} were written")
         return record
@@ -119,14 +150,14 @@ class Pool:
 
     def remember(self, digest: str) -> None:
         """Say that a contribution of this digest was read in full."""
-        write_file(self.path / _READ / digest.removeprefix("sha256:"), b"")
+        write_file(self.path / _READ / digest.removeprefix("sha256:"), b"", private=True)
 
     def base(self, base: Base) -> Base:
         """The base with its digest known: as remembered if its files are what they were, else read and remembered."""
         stamp = hashlib.sha256("\n".join(_stamps(base.path)).encode()).hexdigest()
         kept = self.path / _BASES / stamp
         if not kept.is_file():
-            write_file(kept, base.digest)
+            write_file(kept, base.digest, private=True)
         return replace(base, known=kept.read_text())
 
 
@@ -139,7 +170,7 @@ def _enter(entry: Path, table: Sources) -> FileRecord:
     finally:
         partial.unlink(missing_ok=True)
     # the record last: a shard without one is no entry
-    write_file(entry.with_suffix(".json"), json.dumps(vars(record)))
+    write_file(entry.with_suffix(".json"), json.dumps(vars(record)), private=True)
     return record
 
 
@@ -161,7 +192,7 @@ def _stamps(directory: Path) -> list[str]:
     found = []
     for path in sorted(directory.iterdir()):
         if path.suffix in (".json", ".safetensors", ".jinja"):
-            stat = path.stat()
-            kept = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+            status = path.stat()
+            kept = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             found.append(f"{path.name} {kept}")
     return found
