@@ -43,7 +43,15 @@ def example(rounds: int = 2) -> Screening:
     ]
     captures = [
         Capture(
-            party=slot, text=text, share=0.2 + 0.3 * i, owner=0.5, error=0.01, spread=0.01, uniform=1 / 3, documents=9
+            party=slot,
+            text=text,
+            share=0.2 + 0.3 * i,
+            group=0.2 + 0.3 * i,
+            owner=0.5,
+            error=0.01,
+            spread=0.01,
+            uniform=1 / 3,
+            documents=9,
         )
         for i, slot in enumerate(("base", *PARTIES))
         for text in TEXTS

@@ -16,7 +16,7 @@ from quiltwork.evaluate import screen_weights
 from quiltwork.evaluate.screen_record import Likeness
 from quiltwork.evaluate.screen_verdicts import copy_findings, groups, is_copy
 from quiltwork.evaluate.screen_weights import size_findings, weigh
-from quiltwork.party.scopes import FFNScope
+from quiltwork.party.scopes import FFNScope, LowRankScope
 
 BOTH = frozenset({"ffn", "full"})
 
@@ -143,15 +143,52 @@ def test_copies_of_copies_are_judged_together_and_so_are_an_owner_s_shares() -> 
     likeness = [pair("a", "b", 0.999), pair("b", "c", 0.999), pair("a", "c", 0.2), pair("a", "oak", 0.1)]
     found = groups(["a", "b", "c", "oak", "oak.code"], likeness)
     assert found["a"] == found["c"] == ("a", "b", "c")
-    assert found["oak"] == ("oak", "oak.code")
-    assert found["oak.code"] == ("oak.code",)
+    assert found["oak"] == found["oak.code"] == ("oak", "oak.code")
 
 
-def test_a_single_contribution_has_nothing_to_be_compared_with(world: World) -> None:
-    weights, likeness = weigh([scaled(world, 10.0)], world.base, BOTH)
+@pytest.mark.parametrize("parts", [BOTH, {"ffn"}, {"full"}])
+def test_a_single_contribution_is_held_against_the_base(world: World, parts: set[str]) -> None:
+    weights, likeness = weigh([world.honest[VICTIM]], world.base, frozenset(parts))
+    assert list(size_findings(weights)) == likeness == []
+    weights, _ = weigh([scaled(world, 10.0)], world.base, frozenset(parts))
     assert weights[VICTIM].others is None
+    assert [(party, f.check, f.level) for party, f in size_findings(weights)] == [(VICTIM, "norm", "look")]
+
+
+def test_one_scaled_matrix_of_a_single_contribution_is_named_and_a_vector_is_not(world: World) -> None:
+    for name, blamed in (("full.model.layers.1.mlp.up_proj.weight", True), ("full.model.norm.weight", False)):
+        own = world.base.tensors[name.removeprefix("full.")].load()
+        odd = world.altered(world.honest[VICTIM], lambda n, t, name=name, own=own: own * 4 if n == name else t)
+        weights, _ = weigh([odd], world.base, frozenset({"full"}))
+        assert weights[VICTIM].tensors[name] == pytest.approx(4.0)
+        assert weights[VICTIM].size < screen_weights.LARGE
+        assert [f.about for _, f in size_findings(weights)] == ([name] if blamed else [])
+
+
+def test_a_whole_expert_beside_low_rank_ones_is_let_alone_and_a_scaled_one_is_not(
+    world: World, honest: list[Contribution]
+) -> None:
+    small = [
+        world._contribute(world.base, party, texts(party, world.seed, 20), (LowRankScope(rank=2),), 2)
+        for party in ("ash", "cedar", "elm")
+    ]
+    whole = next(c for c in honest if c.party == VICTIM)
+    weights, _ = weigh([whole, *small], world.base, frozenset({"ffn"}))
+    assert weights[VICTIM].size > 4 * max(weights[c.party].size for c in small)
+    assert weights[VICTIM].others is None
+    assert {w.form for p, w in weights.items() if p != VICTIM} == {"lowrank"}
     assert list(size_findings(weights)) == []
-    assert likeness == []
+    weights, _ = weigh([scaled(world, 10.0), *small], world.base, frozenset({"ffn"}))
+    assert [(party, f.check) for party, f in size_findings(weights)] == [(VICTIM, "norm")]
+
+
+def test_an_owner_s_shares_are_no_measure_for_each_other(world: World) -> None:
+    shares = [world.altered(scaled(world, 3.0), lambda _, t: t, party=f"oak.{n}") for n in "abc"]
+    weights, _ = weigh([*shares, world.honest["ash"], world.honest["elm"]], world.base, frozenset({"full"}))
+    usual = np.exp(np.median([np.log(weights[p].size) for p in ("ash", "elm")]))
+    assert weights["oak.a"].others == pytest.approx(usual)
+    # negative control: among themselves they would be as usual
+    assert weights["oak.a"].size == pytest.approx(weights["oak.b"].size)
 
 
 def test_narrow_experts_are_held_against_the_base_s_root_mean_square(world: World, tmp_path: Path) -> None:

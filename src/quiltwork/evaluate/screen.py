@@ -5,15 +5,13 @@
 
 The composite of all is held against the composite without each contribution on public text and on whatever text owners
 allow, paired by document (``screen_losses``); copies are taken out together, since one would hide the other. The router
-is watched: who answers whose text. Weights are held against each other (``screen_weights``), and so are histograms
-(``screen_evidence``). What comes out is in ``screen_record``, what it means in ``screen_verdicts``.
+is watched: who answers whose text. Weights are held against each other and against the base (``screen_weights``),
+histograms against each other (``screen_evidence``) and against the texts (``screen_claims``). What comes out is in
+``screen_record``, what it means in ``screen_verdicts``.
 
-One bad contribution makes others look bad: where it claims no text, honest experts answer its text, and badly. So the
-screening goes in rounds. Set aside after a round are the contributions with a fault of their own, whatever the losses
-(size, histogram, expert, capture); if there is none, those that do not claim their own text; if there is none, the one
-that harms most. Then the others are screened without them, on the other texts, until nobody is set aside. A
-contribution's verdict is that of its last round. If more than half harm and nobody has a fault of its own, it is the
-method that harms, and the screening ends there.
+Owners are judged: one who hands over several shares (``OWNER.SHARE``) is taken out with all of them, and what they take
+from each other is nobody's loss. One bad contribution makes others look bad, so blame is laid in rounds
+(``screen_rounds``).
 
 A contribution that harms no text that was given can still hold a backdoor: docs/screening.md says what is not found.
 """
@@ -32,29 +30,27 @@ from quiltwork.contribution.manifest import ExpertManifest
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import InvalidOption
 from quiltwork.evaluate.matrix import HeldOut
+from quiltwork.evaluate.screen_claims import descriptions
 from quiltwork.evaluate.screen_evidence import common_text, describe, histogram_findings, pair_seed
-from quiltwork.evaluate.screen_record import Capture, Effect, Finding, Histogram, Likeness, Rule, Screened, Screening
-from quiltwork.evaluate.screen_runs import Measured, Runs
-from quiltwork.evaluate.screen_verdicts import (
-    advise,
-    capture_findings,
-    claim_findings,
-    copy_findings,
-    expert_findings,
-    groups,
-    is_of,
-    loss_findings,
+from quiltwork.evaluate.screen_record import (
+    Capture,
+    Description,
+    Effect,
+    Histogram,
+    Likeness,
+    Rule,
+    Screened,
+    Screening,
 )
+from quiltwork.evaluate.screen_rounds import Findings, Rounds, add
+from quiltwork.evaluate.screen_runs import Runs
+from quiltwork.evaluate.screen_verdicts import advise, copy_findings, expert_findings, groups
 from quiltwork.evaluate.screen_weights import size_findings, weigh
 from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.models.base import Base
 
 Public = Mapping[str, Any] | Contribution | None
 """What describes public text to a router, as ``compose`` takes it."""
-
-Findings = dict[str, list[Finding]]
-
-_OWN_FAULTS = ("norm", "histogram", "expert", "capture")
 
 
 def screen(
@@ -102,15 +98,20 @@ def screen(
     likeness = _with_text(ordered, likeness, histograms)
     told = {part: _described(ordered, found, method) for part, found in histograms.items()}
     findings: Findings = {c.party: [] for c in ordered}
-    _add(findings, size_findings(weights), copy_findings(likeness))
-    _add(findings, *(histogram_findings(part, described) for part, described in told.items()))
+    add(findings, size_findings(weights), copy_findings(likeness))
+    add(findings, *(histogram_findings(part, described) for part, described in told.items()))
     effects: list[Effect] = []
     captures: list[Capture] = []
+    described: list[Description] = []
     aside: dict[str, int] = {}
     if held_out is not None and method is not None:
         runs = Runs(ordered, base, method, public, held_out, rule, device, on_step)
-        _add(findings, expert_findings(runs.alone()))
-        aside = _rounds(runs, groups([c.party for c in ordered], likeness), findings, effects, captures)
+        add(findings, expert_findings(runs.alone()))
+        described = descriptions(histograms, method, held_out, base)
+        together = groups([c.party for c in ordered], likeness)
+        rounds = Rounds(runs, together, described, findings)
+        rounds.run()
+        effects, captures, aside = rounds.effects, rounds.captures, rounds.aside
     screened = tuple(
         Screened(
             party=c.party,
@@ -132,17 +133,12 @@ def screen(
         contributions=screened,
         effects=tuple(effects),
         captures=tuple(captures),
+        descriptions=tuple(described),
         likeness=tuple(likeness),
         notes=tuple(_notes(method, held_out, rule)),
         advice=advice,
         reason=reason,
     )
-
-
-def _add(findings: Findings, *found: Iterable[tuple[str, Finding]]) -> None:
-    for some in found:
-        for party, finding in some:
-            findings[party].append(finding)
 
 
 def _notes(method: Method | None, held_out: HeldOut | None, rule: Rule) -> Iterable[str]:
@@ -156,61 +152,6 @@ def _notes(method: Method | None, held_out: HeldOut | None, rule: Rule) -> Itera
     for text, documents in held_out.domains.items() if held_out is not None else ():
         if (count := sum(map(bool, documents))) < rule.documents:
             yield f"{text} has {count} documents, fewer than {rule.documents}: harm is not judged on it."
-
-
-# Rounds -------------------------------------------------------------------
-
-
-def _rounds(
-    runs: Runs,
-    together: Mapping[str, Sequence[str]],
-    findings: Findings,
-    effects: list[Effect],
-    captures: list[Capture],
-) -> dict[str, int]:
-    """Screen until nobody is set aside; adds to the last three, and returns who was set aside after which round."""
-    composite, texts, number = runs.compose(), list(runs.held_out.domains), 1
-    aside: dict[str, int] = {}
-    while True:
-        measured = runs.round(number, composite, texts, together)
-        effects += measured.effects
-        captures += measured.captures
-        found = _judged(runs, composite.parties, measured, together)
-        suspects = _suspects(composite.parties, findings, found, measured)
-        rest = runs.without(composite, suspects) if suspects else None
-        left = [text for text in texts if not any(is_of(text, party) for party in suspects)]
-        for party in suspects if rest is not None and left else composite.parties:
-            findings[party] += found[party]
-        aside |= dict.fromkeys(suspects, number)
-        if rest is None or not left:
-            return aside
-        composite, texts, number = rest, left, number + 1
-
-
-def _judged(runs: Runs, parties: Sequence[str], measured: Measured, together: Mapping[str, Sequence[str]]) -> Findings:
-    """What one round says of each party in it."""
-    found: Findings = {party: [] for party in parties}
-    _add(found, loss_findings(measured.effects, together), capture_findings(measured.captures, runs.rule))
-    if runs.method.needs() & set(FEATURES):
-        _add(found, claim_findings(measured.captures, measured.effects, runs.rule))
-    return found
-
-
-def _suspects(parties: Sequence[str], before: Findings, found: Findings, measured: Measured) -> list[str]:
-    """Whom to set aside; see the module's docstring."""
-
-    def with_fault(*checks: str) -> list[str]:
-        return [p for p in parties if any(f.check in checks and f.level != "note" for f in (*before[p], *found[p]))]
-
-    if suspects := with_fault(*_OWN_FAULTS) or with_fault("claim"):
-        return suspects
-    harmful = with_fault("loss")
-    if not harmful or 2 * len(harmful) > len(parties):
-        return []
-    worst = max(
-        (one for one in measured.effects if one.kind == "harm" and one.party), key=lambda one: one.change / one.absent
-    )
-    return [worst.party]
 
 
 def _parts(contributions: Sequence[Contribution], base: Base, method: Method | None) -> frozenset[str]:

@@ -33,6 +33,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from quiltwork.contribution.fields import owner_of
 from quiltwork.evaluate.screen_record import Finding, Histogram, Level
 from quiltwork.evidence.histogram import TokenHistogram
 
@@ -106,7 +107,7 @@ def describe(
     others = {
         name: gain(own, other, smoothing)
         for name, other in histograms.items()
-        if name != party and len(other.counts) == len(own.counts)
+        if owner_of(name) != owner_of(party) and len(other.counts) == len(own.counts)
     }
     total = float(own.counts.sum())
     return Histogram(total=total, information=information(own.counts), trained=trained, captures=others)

@@ -84,7 +84,7 @@ def _kind(change: float, absent: float, chance: float | None, rule: Rule) -> Kin
         return "unknown"
     if abs(change) <= max(chance, rule.cost * absent):
         return "none"
-    return "help" if change < 0 else "harm" if change > rule.harm * absent else "cost"
+    return "help" if change < 0 else "harm" if change > rule.harm * absent + chance else "cost"
 
 
 def _nats(losses: Losses) -> NDArray[np.float64]:

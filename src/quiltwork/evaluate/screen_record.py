@@ -33,11 +33,11 @@ class _Record(BaseModel):
 
 
 class Rule(_Record):
-    """When a difference of losses counts: it must exceed a share of the loss, and chance.
+    """When a difference of losses counts: it must exceed a share of the loss by more than chance.
 
     Attributes:
         harm: share of the loss without the contribution from which a text is harmed: how much worse the composer lets
-            anybody's text become for the sake of all.
+            anybody's text become for the sake of all. What exceeds it may not do so by chance.
         cost: the same from which a difference is told at all. A party more to choose among costs the others a little,
             in the first tokens of every text, however honest it is.
         errors: standard errors of the difference, paired by document, on one text of very many documents. With n
@@ -105,8 +105,9 @@ class Capture(_Record):
         party: whose expert; "base" for the base's own.
         text: the domain.
         share: mean over documents of its weight.
-        owner: the same of those slots whose text it is: its party's, or the base's for public text.
-        error: standard error of share - owner over documents; None with one.
+        group: the same of all slots of the expert's owner, who may have several.
+        owner: the same of those slots whose text it is: its owner's, or the base's for public text.
+        error: standard error of group - owner over documents; None with one.
         spread: standard error of share likewise.
         uniform: the share of every slot if all counted alike.
         documents, round: as of an effect.
@@ -115,6 +116,7 @@ class Capture(_Record):
     party: Name
     text: Name
     share: Number
+    group: Number
     owner: Number
     error: Number | None
     spread: Number | None
@@ -123,20 +125,42 @@ class Capture(_Record):
     round: Size = 1
 
 
+class Description(_Record):
+    """How well a party's histogram describes a text.
+
+    Attributes:
+        party: whose histogram.
+        text: the domain.
+        gain: nats a symbol by which its row explains the text better than public text's row; mean over documents.
+        error: standard error of ``gain`` over documents; None with one.
+        documents: how many there are.
+    """
+
+    party: Name
+    text: Name
+    gain: Finite
+    error: Number | None
+    documents: Size
+
+
 class Weights(_Record):
     """How far a contribution moved the base.
 
     Attributes:
         size: root mean square of the change, relative to the base's, over all tensors.
-        others: the median of the others' sizes; None where nobody else changed the same tensors.
+        form: in which its weights are held: of ffn, lowrank, narrow, full and lora those that were weighed.
+        others: the median size of other owners' changes of the same form; None where there is none.
         deviations: log(size) above the others' median, in robust standard deviations; None likewise.
         tensors: size of each tensor's change, relative to the base's tensor.
+        vectors: those of them that are vectors.
     """
 
     size: Number
+    form: Text = ""
     others: Number | None
     deviations: Finite | None
     tensors: Annotated[dict[Name, Number], Field(max_length=100_000)] = {}
+    vectors: Annotated[tuple[Name, ...], Field(max_length=100_000)] = ()
 
 
 class Likeness(_Record):
@@ -211,7 +235,8 @@ class Screening(_Record):
         rule: of harm.
         texts: the domains scored; ``public`` of them are no party's.
         contributions: in the order of parties.
-        effects, captures, likeness: figures, of all rounds.
+        effects, captures: figures, of all rounds.
+        descriptions, likeness: figures that do not depend on rounds.
         notes: what is to be known of the composition as a whole.
         advice: in a word, and ``reason`` in a sentence.
     """
@@ -226,6 +251,7 @@ class Screening(_Record):
     contributions: tuple[Screened, ...] = ()
     effects: tuple[Effect, ...] = ()
     captures: tuple[Capture, ...] = ()
+    descriptions: tuple[Description, ...] = ()
     likeness: tuple[Likeness, ...] = ()
     notes: Annotated[tuple[Text, ...], Field(max_length=16)] = ()
     advice: Advice = "compose"

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from quiltwork.compose.alone import Alone
 from quiltwork.compose.method import Method, compose
 from quiltwork.composite import Composite
+from quiltwork.contribution.fields import owner_of
 from quiltwork.contribution.kinds import provided
 from quiltwork.contribution.sealed import Contribution
 from quiltwork.errors import ExportError, NeedsRetraining
 from quiltwork.evaluate.bits_per_byte import score
 from quiltwork.evaluate.matrix import HeldOut
-from quiltwork.evaluate.routing import document_shares, own_slots
+from quiltwork.evaluate.routing import document_shares
 from quiltwork.evaluate.screen_losses import Losses, effect, mean_and_error
 from quiltwork.evaluate.screen_record import Capture, Effect, Rule
 from quiltwork.evaluate.screen_verdicts import is_of
@@ -41,10 +42,12 @@ class Measured:
     Attributes:
         effects: of every contribution on every text, and of all together against the base.
         captures: who answered what.
+        without: losses of the composite without some of its parties, kept for pairs of them.
     """
 
     effects: tuple[Effect, ...]
     captures: tuple[Capture, ...]
+    without: dict[tuple[str, ...], Scored]
 
 
 @dataclass
@@ -96,13 +99,35 @@ class Runs:
         without: dict[tuple[str, ...], Scored] = {}
         for party in composite.parties:
             group = tuple(name for name in together[party] if name in composite.parties)
-            if group not in without:
-                self.on_step(f"scoring without {', '.join(group)}")
-                rest = self.without(composite, group)
-                without[group] = self._of_base if rest is None else self._score(rest.model(), 0, texts)[0]
-            effects += [self._effect(number, party, text, whole, without[group], len(texts)) for text in texts]
+            absent = self._without(composite, group, texts, without)
+            effects += [self._effect(number, party, text, whole, absent, len(texts)) for text in texts]
         captures = [one for text, found in shares.items() for one in _captures(number, composite, text, found)]
-        return Measured(tuple(effects), tuple(captures))
+        return Measured(tuple(effects), tuple(captures), without)
+
+    def _without(
+        self, composite: Composite, group: tuple[str, ...], texts: Sequence[str], known: dict[tuple[str, ...], Scored]
+    ) -> Scored:
+        """Losses without some parties, scored once."""
+        if group not in known:
+            self.on_step(f"scoring without {', '.join(group)}")
+            rest = self.without(composite, group)
+            known[group] = self._of_base if rest is None else self._score(rest.model(), 0, texts)[0]
+        return known[group]
+
+    def harms(
+        self,
+        composite: Composite,
+        group: tuple[str, ...],
+        other: tuple[str, ...],
+        texts: Sequence[str],
+        measured: Measured,
+    ) -> bool:
+        """Whether a group still harms one of the texts in the composite without the other."""
+        judged = list(dict.fromkeys(one.text for one in measured.effects))
+        present = measured.without[other]
+        both = tuple(sorted({*group, *other}))
+        absent = self._without(composite, both, judged, measured.without)
+        return any(self._effect(0, group[0], text, present, absent, len(judged)).kind == "harm" for text in texts)
 
     def _effect(self, number: int, party: str, text: str, present: Scored, absent: Scored, judged: int) -> Effect:
         return effect(party, text, present[text], absent[text], self.rule, judged, number)
@@ -124,7 +149,7 @@ class Runs:
         scope = "full" if "full" in self.method.needs() else "ffn"
         found = []
         for contribution in self.contributions:
-            text = next((t for t in self.held_out.parties if is_of(t, contribution.party)), None)
+            text = self._own_text(contribution.party)
             if text is None or scope not in provided(contribution.parts):
                 continue
             self.on_step(f"scoring {contribution.party} alone")
@@ -132,6 +157,13 @@ class Runs:
             losses, _ = self._score(model, 0, [text])
             found.append(effect(contribution.party, text, losses[text], self._of_base[text], self.rule, 1))
         return found
+
+    def _own_text(self, party: str) -> str | None:
+        """What a party's expert was trained for: the text of its name, or its owner's if it is the only share."""
+        if party in self.held_out.parties:
+            return party
+        shares = [c.party for c in self.contributions if owner_of(c.party) == owner_of(party)]
+        return owner_of(party) if len(shares) == 1 and owner_of(party) in self.held_out.parties else None
 
     def _score(
         self, model: PreTrainedModel, slots: int = 0, texts: Sequence[str] | None = None
@@ -160,16 +192,21 @@ class Runs:
 def _captures(number: int, composite: Composite, text: str, shares: NDArray[np.float64]) -> list[Capture]:
     """Of one text, how much each slot answers beside those whose text it is."""
     slots = composite.slots
-    owner = shares[:, own_slots(slots, text)].sum(axis=1)
+    own = [slot for slot, party in enumerate(slots) if slot and is_of(text, party)]
+    owner = shares[:, own or [0]].sum(axis=1)
     found = []
     for slot, party in enumerate(slots):
-        _, error = mean_and_error((shares[:, slot] - owner).tolist())
+        # the base is nobody's share, whatever an owner may be called
+        together = [n for n, name in enumerate(slots) if n and owner_of(name) == owner_of(party)] if slot else [0]
+        group = shares[:, together].sum(axis=1)
+        _, error = mean_and_error((group - owner).tolist())
         share, spread = mean_and_error(shares[:, slot].tolist())
         found.append(
             Capture(
                 party=party,
                 text=text,
                 share=share,
+                group=float(group.mean()),
                 owner=float(owner.mean()),
                 error=error,
                 spread=spread,

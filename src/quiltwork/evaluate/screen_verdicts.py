@@ -31,6 +31,7 @@ def _common(pair: Likeness) -> float:
 def copy_findings(likeness: Sequence[Likeness]) -> Found:
     """Pairs that look like one contribution under two names; nobody can tell which was first."""
     for pair in filter(is_copy, likeness):
+        own = owner_of(pair.parties[0]) == owner_of(pair.parties[1])
         signs = []
         if pair.cosine is not None and pair.cosine > ALIKE:
             signs.append(f"the changes of their weights have a cosine of {pair.cosine:.3f}")
@@ -43,25 +44,25 @@ def copy_findings(likeness: Sequence[Likeness]) -> Found:
                 party,
                 Finding(
                     check="duplicate",
-                    level="look",
+                    level="note" if own else "look",
                     about=other,
                     what=f"it and '{other}' look like one: {'; '.join(signs)}",
-                    why="a copy counts twice, and stays when the owner of the original opts out",
-                    mend="Ask both owners which of them trained it, and compose with that one.",
+                    why="a copy counts twice" + ("" if own else ", and stays when the owner of the original opts out"),
+                    mend="Compose with one of them."
+                    if own
+                    else "Ask both owners which of them trained it, and compose with that one.",
                 ),
             )
 
 
 def groups(parties: Sequence[str], likeness: Sequence[Likeness]) -> dict[str, tuple[str, ...]]:
     """For each party those that are judged together with it: its copies, copies of these, and an owner's own shares."""
-    found = {party: {party} for party in parties}
+    found = {party: {other for other in parties if owner_of(other) == owner_of(party)} for party in parties}
     for pair in filter(is_copy, likeness):
         one, other = pair.parties
         joined = found[one] | found[other]
         found |= dict.fromkeys(joined, joined)
-    # whoever takes out an owner takes out all that it handed over
-    owned = {party: {other for other in parties if owner_of(other) == party} for party in parties}
-    return {party: tuple(sorted(group | owned[party])) for party, group in found.items()}
+    return {party: tuple(sorted(group)) for party, group in found.items()}
 
 
 def loss_findings(effects: Sequence[Effect], together: Mapping[str, Sequence[str]]) -> Found:
@@ -78,7 +79,8 @@ def loss_findings(effects: Sequence[Effect], together: Mapping[str, Sequence[str
             why = f"{whose} text is predicted worse because it takes part, and not by chance"
             mend = "Compose without it, or choose a method in which it does no harm."
         else:
-            why, mend = f"it costs {whose} text something, less than counts as harm", "Weigh it against what it brings."
+            why = f"it costs {whose} text something; that this is more than counts as harm may be chance, or it is less"
+            mend = "Weigh it against what it brings; more text tells more."
         level: Level = "harm" if one.kind == "harm" else "note"
         yield one.party, Finding(check="loss", level=level, about=one.text, what=what, why=why, mend=mend)
 
@@ -113,21 +115,21 @@ def expert_findings(alone: Sequence[Effect]) -> Found:
 
 
 def capture_findings(captures: Sequence[Capture], rule: Rule) -> Found:
-    """Experts that answer more of others' text than those whose text it is, and twice what would be even, over all."""
+    """Owners who answer more of others' text than those whose text it is, and twice what would be even, over all."""
     for party in dict.fromkeys(one.party for one in captures if one.party != BASE_SLOT):
         foreign = [one for one in captures if one.party == party and not is_of(one.text, party)]
         enough = [one for one in foreign if one.documents >= rule.documents and one.error is not None]
         if not enough:
             continue
-        mean, uniform = (sum(getattr(one, name) for one in enough) / len(enough) for name in ("share", "uniform"))
+        mean, uniform = (sum(getattr(one, name) for one in enough) / len(enough) for name in ("group", "uniform"))
         gap = mean - sum(one.owner for one in enough) / len(enough)
         error = sum((one.error or 0.0) ** 2 for one in enough) ** 0.5 / len(enough)
         chance = errors_needed(rule, min(one.documents for one in enough), 1) * error
         if gap > chance and mean > min(GREEDY * uniform, 0.5):
-            worst = max(enough, key=lambda one: one.share)
+            worst = max(enough, key=lambda one: one.group)
             what = (
                 f"it answers {100 * mean:.0f} % of others' text, more than those whose text it is "
-                f"({100 * (mean - gap):.0f} %); most of {worst.text} ({100 * worst.share:.0f} %)"
+                f"({100 * (mean - gap):.0f} %); most of {worst.text} ({100 * worst.group:.0f} %)"
             )
             why = f"the router prefers it to the owners; {100 * worst.uniform:.0f} % each would be even"
             mend = "Look at its effect on these texts; bound its evidence, or lower its weight."
@@ -158,8 +160,8 @@ def claim_findings(captures: Sequence[Capture], effects: Sequence[Effect], rule:
 
 
 def is_of(text: str, party: str) -> bool:
-    """Whether a text is a party's own, or its owner's."""
-    return text in (party, owner_of(party))
+    """Whether a text is of a party's owner: of the party itself, of the owner, or of another of its shares."""
+    return owner_of(text) == owner_of(party)
 
 
 def advise(screened: Sequence[Screened], effects: Sequence[Effect]) -> tuple[Advice, str]:
