@@ -5,50 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cli_runner import Outcome, done, files, misused, refused
+from cli_signed import NAMES, Signed, said, signed
 
 import network_parties as parties
-from party_keys import certificate, days, new_key, trust_file
+from party_keys import certificate, days, new_key
 from quiltwork.contribution.store import read
-
-NAMES = ("ash", "birch", "cedar")
-
-
-@dataclass(frozen=True)
-class Signed:
-    """Contributions of three parties, signed, their keys and a trust file, all below ``place``."""
-
-    place: Path
-
-    def __getitem__(self, party: str) -> Path:
-        return self.place / "given" / party
-
-    @property
-    def all(self) -> list[Path]:
-        return [self[party] for party in NAMES]
-
-    @property
-    def trust(self) -> tuple[str, Path]:
-        return "--trust", self.place / "trust.toml"
-
-    def taken_back(self, party: str, key: str | None = None) -> tuple[object, ...]:
-        """Both options, after the party took its contribution back; ``key``: with another party's key."""
-        words = ("revoke", self[party], "--key", self.place / f"{key or party}.key", "--reason", "an error was found")
-        done(*words, "--out", self.place / "revoked" / f"{party}.revocation", "--overwrite")
-        return (*self.trust, "--revocations", self.place / "revoked")
-
-
-def signed(place: Path, given: Mapping[str, Path]) -> Signed:
-    for party in NAMES:
-        shutil.copytree(given[party], place / "given" / party)
-        done("sign", place / "given" / party, "--key", new_key(place, party))
-    trust_file(place, *((party, f"{party}.pem") for party in NAMES))
-    return Signed(place)
 
 
 @pytest.fixture
@@ -140,10 +106,6 @@ def test_an_altered_and_a_foreign_signature_are_refused(rows: Signed, tmp_path: 
 
 
 # Taking back ------------------------------------------------------------------------
-
-
-def said(party: str) -> tuple[str, ...]:
-    return (f"party '{party}' took it back on 20", "an error was found")
 
 
 def test_a_table_s_composite_of_what_was_taken_back(rows: Signed, tables: Mapping[str, Path], tmp_path: Path) -> None:

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quiltwork.cli.choose_places import Wanted, choose_places, choose_scored
-from quiltwork.cli.inputs import named_directories, pair_of, print_json, read_contributions
+from quiltwork.cli.inputs import named_directories, pair_of, print_json
 from quiltwork.cli.tables import open_mixtures
+from quiltwork.cli.trusting import Revocations, TrustFile, read_trusted, refuse_revoked_models, trusted
 from quiltwork.errors import DuplicateParty, InvalidOption, MissingPart
 
 if TYPE_CHECKING:
     from quiltwork.composite import TableComposite
     from quiltwork.contribution.sealed import Contribution
     from quiltwork.contribution.tables import LikelihoodsMethod
+    from quiltwork.contribution.trust import Trust
 
 NAME = "choose"
 HELP = """Choose among composed mixtures, among places to stitch networks, or among models that owners scored.
@@ -75,12 +77,15 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="Score file to write, for quiltwork report.", rich_help_panel=_NETWORKS)
     ] = None,
+    trust: TrustFile = None,
+    revocations: Revocations = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Choose among mixtures, places, or scored models."""
+    whom = trusted(trust, revocations)
     asked = {"--pair": pair, "--party": party, "--mode": mode, "--weighting": weighting, "--out": out}
     if not answer and _all_are(candidates, lambda path: path.is_file()):
-        _refuse({**asked, "--target": target}, "the models were scored already")
+        _refuse({**asked, "--target": target, "--trust": trust}, "the models were scored already")
         choose_scored(candidates, costs=costs, json=json)
     elif not answer and _all_are(candidates, lambda path: (path / "contribution.json").is_file()):
         if not party:
@@ -89,10 +94,11 @@ def run(
                 "no --party is given, and nothing is evaluated",
             )
         held, named = party or [], pair_of(pair, "--pair")
-        choose_places(candidates, Wanted(named, mode, weighting, top, count, held, target or [], costs, out, json))
+        wanted = Wanted(named, mode, weighting, top, count, held, target or [], costs, out, json)
+        choose_places(read_trusted(candidates, whom), wanted)
     else:
         _refuse({**asked, "--target": target, "--costs": costs}, "it is for networks")
-        _choose_mixture(candidates, answer or [], json)
+        _choose_mixture(candidates, answer or [], whom, json)
 
 
 def _all_are(paths: Sequence[Path], is_one: Callable[[Path], bool]) -> bool:
@@ -115,14 +121,16 @@ def _refuse(stated: Mapping[str, object], why: str) -> None:
             raise InvalidOption(name, why=why, mend="Leave it out.")
 
 
-def _choose_mixture(candidates: Sequence[Path], answer: Sequence[Path], json: bool) -> None:
+def _choose_mixture(candidates: Sequence[Path], answer: Sequence[Path], trust: Trust | None, json: bool) -> None:
     from quiltwork.models.mixture.fingerprint import fingerprint
 
     if not answer:
         raise typer.BadParameter("name the parties' answers about the mixtures with --answer")
-    composites, _ = open_mixtures(named_directories(candidates, by_method=False))
+    directories = named_directories(candidates, by_method=False)
+    refuse_revoked_models(list(directories.values()), trust)
+    composites, _ = open_mixtures(directories)
     marks = {name: fingerprint(composite.mixture) for name, composite in composites.items()}
-    given = read_contributions(answer)
+    given = read_trusted(answer, trust)
     _require_one_each(given)
     totals = {name: sum(_value(one, mark, name) for one in given) for name, mark in marks.items()}
     result = _criteria(composites, totals, sum(_method(one).rows for one in given))

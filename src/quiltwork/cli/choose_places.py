@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from quiltwork.cli.catalog import make_network_method
 from quiltwork.cli.evaluate_networks import labelled
-from quiltwork.cli.inputs import HeldOutPaths, print_json, read_contributions, say
+from quiltwork.cli.inputs import HeldOutPaths, print_json, say
 
 if TYPE_CHECKING:
     from quiltwork.contribution.sealed import Contribution
@@ -33,7 +33,7 @@ class Wanted:
     json: bool
 
 
-def choose_places(paths: Sequence[Path], wanted: Wanted) -> None:
+def choose_places(given: Sequence[Contribution], wanted: Wanted) -> None:
     """Rank places by released sums and, where owners' held-out data are given, weigh the best few against each other.
 
     Raises:
@@ -42,7 +42,6 @@ def choose_places(paths: Sequence[Path], wanted: Wanted) -> None:
     from quiltwork.evaluate.network_choice import ranked, weighed
     from quiltwork.evaluate.scores import save_scores
 
-    given = read_contributions(paths)
     places, found = ranked(given, wanted.pair, wanted.top), None
     if wanted.parties:
         scores = _scored(given, wanted)

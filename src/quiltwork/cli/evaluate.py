@@ -90,7 +90,7 @@ def run(
 
     data = HeldOutPaths.of(party or [], public or [])
     named = named_directories(models)
-    refuse_revoked(named, trust, revocations, contribution or [])
+    refuse_revoked({**named, **({"base": base} if base else {})}, trust, revocations, contribution or [])
     if _all_of(named, base, is_table, "mixtures on tables"):
         scores = score_tables(named, data, contribution or [], leave_one_out or [], missing)
     elif _all_of(named, base, is_network, "composed networks"):

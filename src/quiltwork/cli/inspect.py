@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from quiltwork.cli import network_words, networks
-from quiltwork.cli.inputs import print_json, say
+from quiltwork.cli.inputs import print_json, read_contributions, say
+from quiltwork.cli.standing import standing, standings
 from quiltwork.cli.tables import is_table
+from quiltwork.cli.trusting import ShownKeys, ShownRevocations, trusted
 
 NAME = "inspect"
 HELP = """Check a contribution in full and say what it holds, what left its party, and at what privacy price.
 
-Also shows the provenance of a composed model."""
+Also shows the provenance of a composed model. With `--trust` and `--revocations` it says what is signed and what was
+taken back; nothing is refused for that."""
 EXAMPLES = """Examples:
 
 `quiltwork inspect acme`
 
 `quiltwork inspect composed --json`
+
+`quiltwork inspect acme --trust trust.toml --revocations revoked/`
 
 `quiltwork inspect composed --bom composed.cdx.json`"""
 
@@ -33,6 +39,8 @@ def run(
     bom: Annotated[
         Path | None, typer.Option(help="Also write a composed model's bill of materials, CycloneDX, to this file.")
     ] = None,
+    trust: ShownKeys = None,
+    revocations: ShownRevocations = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Check a contribution in full and say what it holds."""
@@ -40,14 +48,16 @@ def run(
 
     if (directory / PROVENANCE).is_file():
         result = _composite(directory)
+        stands = _standings(directory, trust, revocations)
     else:
         result = _contribution(directory, delta, max_bytes)
+        stands = _standing(directory, trust, revocations)
     if bom is not None:
         _write_bill(directory, bom)
     if json:
-        print_json(result)
+        print_json(result | stands)
     else:
-        _print(result)
+        _print(result, stands)
 
 
 def _contribution(directory: Path, delta: float, max_bytes: int | None) -> dict[str, Any]:
@@ -87,6 +97,26 @@ def _composite(directory: Path) -> dict[str, Any]:
     return value
 
 
+def _standing(directory: Path, trust: Path | None, revocations: Sequence[Path] | None) -> dict[str, Any]:
+    """How a contribution stands, if somebody asked."""
+    opened = trusted(trust, revocations)
+    if opened is None:
+        return {}
+    [one] = read_contributions([directory])
+    return {"standing": [{"party": one.party, "digest": one.digest} | standing(one.party, one.digest, opened, one)]}
+
+
+def _standings(directory: Path, trust: Path | None, revocations: Sequence[Path] | None) -> dict[str, Any]:
+    """How everything in a composed model stands, its base's parties included, if somebody asked."""
+    from quiltwork.composite.provenance import read_provenance
+
+    provenance = read_provenance(directory)
+    found = standings((*provenance.contributions, *provenance.inherited), trust, revocations, [])
+    if found is None:
+        return {}
+    return {"standing": [{"party": p, "digest": d} | one for (p, d), one in sorted(found.items())]}
+
+
 def _write_bill(directory: Path, out: Path) -> None:
     from quiltwork.composite import PROVENANCE
     from quiltwork.errors import InvalidOption
@@ -103,7 +133,7 @@ def _write_bill(directory: Path, out: Path) -> None:
     say(f"wrote {out}")
 
 
-def _print(result: dict[str, Any]) -> None:
+def _print(result: dict[str, Any], stands: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -112,7 +142,7 @@ def _print(result: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in _readable(result).items():
+    for name, value in (_readable(result) | stands).items():
         if name == "epsilon":
             for part, epsilon in value.items():
                 bound = f"epsilon {epsilon:.3g} at delta {result['delta']:g}" if epsilon is not None else "no bound"

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quiltwork.cli.inputs import print_json
+from quiltwork.cli.standing import BAD, any_bad, standings
+from quiltwork.cli.trusting import PANEL, ShownKeys, ShownRevocations
+from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
     from quiltwork.composite.provenance import Provenance
@@ -18,14 +21,33 @@ HELP = """Say who is in a composed model, and what of it is whose.
 
 Every party with the digest and the licence of its contribution; of a language model also its slot, which is the number
 of its expert, and the bytes of the file that holds its tensors and no one else's. A directory that was changed is
-refused; `quiltwork verify` reads every byte of it."""
-EXAMPLES = """Example:
+refused; `quiltwork verify` reads every byte of it.
 
-`quiltwork list composed`"""
+With `--trust` and `--revocations` it also says what was taken back, by whom, when and why; of parties whose
+contributions are given with `--contribution`, whether those are signed. Nothing is refused for that, and the exit code
+is 0, unless `--strict` is given: then it is 1 if anything is revoked or not signed, also in a base that is a composed
+model itself."""
+EXAMPLES = """Examples:
+
+`quiltwork list composed`
+
+`quiltwork list composed --trust trust.toml --revocations revoked/ --strict`
+
+`quiltwork list composed --trust trust.toml --contribution acme --contribution globex`"""
 
 
 def run(
     composed: Annotated[Path, typer.Argument(help="A composed model.")],
+    contribution: Annotated[
+        list[Path] | None,
+        typer.Option(help="Contribution of a party, whose signature is looked at. Repeatable.", rich_help_panel=PANEL),
+    ] = None,
+    trust: ShownKeys = None,
+    revocations: ShownRevocations = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Exit with 1 if anything is revoked or not signed.", rich_help_panel=PANEL),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Say who is in a composed model, and what of it is whose."""
@@ -33,12 +55,20 @@ def run(
     from quiltwork.composite.provenance import read_provenance
 
     provenance = read_provenance(composed)
+    if strict and trust is None:
+        raise InvalidOption("--strict", why="nobody's keys are given", mend="Give --trust, and --revocations.")
+    entries = (*provenance.contributions, *provenance.inherited)
+    found_standing = standings(entries, trust, revocations, contribution or [])
     kind = saved_kind(composed)
     found = _language(composed) if kind == "language" else _others(composed, kind, provenance)
+    for entry in (*found["parties"], *found.get("inherited", [])) if found_standing is not None else ():
+        entry |= found_standing[entry["party"], entry["digest"]]
     if json:
         print_json(found)
     else:
         _print(found)
+    if strict and found_standing is not None and any_bad(found_standing):
+        raise typer.Exit(1)
 
 
 def _common(path: Path, provenance: Provenance, layout: str) -> dict[str, Any]:
@@ -64,7 +94,7 @@ def _language(path: Path) -> dict[str, Any]:
         "public": provenance.public,
         "tuned": provenance.tuned.what if provenance.tuned is not None else None,
         "averaged": provenance.averaged,
-        "inherited": [vars(entry) for entry in provenance.inherited],
+        "inherited": [dict(vars(entry)) for entry in provenance.inherited],
         "parties": parties,
         "bytes": sum(record.bytes for record in written.files.values()),
     }
@@ -99,6 +129,7 @@ def _print(found: dict[str, Any]) -> None:
 
     console = Console() if sys.stdout.isatty() else Console(width=140)
     titles = {"party": "party", "slot": "slot", "digest": "contribution", "licence": "licence", "bytes": "bytes"}
+    titles |= {"standing": "standing", "detail": ""}
     shown = [name for name in titles if any(entry.get(name) is not None for entry in found["parties"])]
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in shown:
@@ -107,6 +138,9 @@ def _print(found: dict[str, Any]) -> None:
         table.add_row(*(Text(_word(name, entry.get(name))) for name in shown))
     console.print(Text(_heading(found)))
     console.print(table)
+    for entry in found.get("inherited", []):
+        if entry.get("standing") in BAD:
+            console.print(Text(f"{entry['party']}, in the base, is {entry['standing']}: {entry['detail']}"))
 
 
 def _word(name: str, value: Any) -> str:

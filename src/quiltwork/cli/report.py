@@ -11,6 +11,7 @@ import typer
 from quiltwork.cli.inputs import HeldOutPaths, named_directories, print_json, say
 from quiltwork.cli.networks import is_network, open_network
 from quiltwork.cli.tables import held_out_rows, open_mixtures
+from quiltwork.cli.trusting import RevocationKeys, Revocations, refuse_revoked
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -53,9 +54,15 @@ def run(
     ] = None,
     show_rows: Annotated[bool, typer.Option(help="Draw these rows as points: they leave their owner.")] = False,
     missing: Annotated[str, typer.Option(help="Rows with a missing value: refuse or drop.")] = "refuse",
+    trust: RevocationKeys = None,
+    revocations: Revocations = None,
     json: Annotated[bool, typer.Option("--json", help="Print the paths written as JSON.")] = False,
 ) -> None:
     """Draw scores as one self-contained HTML page."""
+    if (trust or revocations) and not composite:
+        why = "it is about composed models, and none is drawn"
+        raise InvalidOption("--trust" if trust else "--revocations", why=why, mend="Leave it out, or name --composite.")
+    refuse_revoked(named_directories(composite or []), trust, revocations)
     if runs := _runs(scores):
         _written(_sessions(runs, out, composite or party), json)
         return

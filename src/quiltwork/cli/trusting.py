@@ -19,12 +19,10 @@ if TYPE_CHECKING:
     from quiltwork.contribution.trust import Trust
     from quiltwork.models.base import Base
 
-_PANEL = "Signatures"
+PANEL = "Signatures"
 TrustFile = Annotated[
     Path | None,
-    typer.Option(
-        "--trust", help="File of parties' keys; what they have not signed is refused.", rich_help_panel=_PANEL
-    ),
+    typer.Option("--trust", help="File of parties' keys; what they have not signed is refused.", rich_help_panel=PANEL),
 ]
 """``--trust`` where contributions come in."""
 
@@ -33,16 +31,34 @@ Revocations = Annotated[
     typer.Option(
         "--revocations",
         help="Revocation, or directory of them; what they name is refused. Repeatable.",
-        rich_help_panel=_PANEL,
+        rich_help_panel=PANEL,
     ),
 ]
 """``--revocations``, which needs ``--trust``."""
 
 RevocationKeys = Annotated[
     Path | None,
-    typer.Option("--trust", help="File of parties' keys, to tell whose revocations are.", rich_help_panel=_PANEL),
+    typer.Option("--trust", help="File of parties' keys, to tell whose revocations are.", rich_help_panel=PANEL),
 ]
 """``--trust`` where a composed model is opened: it holds no signatures."""
+
+ShownKeys = Annotated[
+    Path | None,
+    typer.Option(
+        "--trust", help="File of parties' keys, to tell what is signed and taken back.", rich_help_panel=PANEL
+    ),
+]
+"""``--trust`` where contributions and composed models are shown, and refused by nobody."""
+
+ShownRevocations = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--revocations",
+        help="Revocation, or directory of them; what they name is marked. Repeatable.",
+        rich_help_panel=PANEL,
+    ),
+]
+"""``--revocations`` in the same places."""
 
 PASSWORD = "QUILTWORK_KEY_PASSWORD"
 Key = Annotated[Path, typer.Option("--key", help=f"Your private key, PEM; its password in ${PASSWORD}.")]
@@ -81,6 +97,19 @@ def trusted(trust: Path | None, revocations: Sequence[Path] | None) -> Trust | N
     for note in opened.notes:
         say(f"note: {note}")
     return opened
+
+
+def read_trusted(paths: Sequence[Path], trust: Trust | None) -> list[Contribution]:
+    """Contributions that are read to be used, and trusted if somebody is asked for.
+
+    Raises:
+        InvalidOption, QuiltworkError: as `read_contributions`.
+        UntrustedContribution, RevokedContribution: as `Trust.require`.
+    """
+    given = read_contributions(paths)
+    if trust is not None:
+        trust.require(given)
+    return given
 
 
 def trusted_public(
@@ -125,17 +154,38 @@ def refuse_revoked(
     opened = trusted(trust, revocations)
     if opened is None:
         return
+    require_revocations(revocations)
+    refuse_revoked_models(list(models.values()) if isinstance(models, Mapping) else models, opened)
+    for contribution in read_contributions(contributions):
+        opened.refuse_revoked(contribution.party, contribution.digest)
+
+
+def require_revocations(revocations: Sequence[Path] | None) -> None:
+    """Refuse keys alone, where composed models are asked about.
+
+    Raises:
+        InvalidOption: there are no revocations.
+    """
     if not revocations:
         raise InvalidOption(
             "--trust",
             why="a composed model holds no signatures, so keys alone say nothing about it",
             mend="Give --revocations too, or ask for signatures when composing.",
         )
+
+
+def refuse_revoked_models(paths: Sequence[Path], trust: Trust | None) -> None:
+    """Refuse composed models of which a party took something back; what is no composed model passes.
+
+    Raises:
+        RevokedContribution: one did.
+        CheckpointError: a model's provenance cannot be read.
+    """
+    if trust is None:
+        return
     from quiltwork.composite import PROVENANCE
     from quiltwork.composite.provenance import read_provenance
 
-    for path in models.values() if isinstance(models, Mapping) else models:
+    for path in paths:
         if (path / PROVENANCE).is_file():
-            read_provenance(path).refuse_revoked(opened)
-    for contribution in read_contributions(contributions):
-        opened.refuse_revoked(contribution.party, contribution.digest)
+            read_provenance(path).refuse_revoked(trust)

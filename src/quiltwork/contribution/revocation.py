@@ -55,6 +55,11 @@ class Revocation(Read):
     revoked: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
     reason: Annotated[Note, Field(min_length=1)]
 
+    @property
+    def told(self) -> str:
+        """When and why, after the name of who took it back."""
+        return f"took it back on {self.revoked}, saying: {' '.join(self.reason.split())}"
+
     @field_validator("revoked")
     @classmethod
     def _is_a_moment(cls, text: str) -> str:

@@ -73,18 +73,21 @@ class Trust:
             raise _untrusted(contribution, why, "Add its public key, which the party gives you by another way.")
         return signer(contribution, own, self.on, self.keys)
 
+    def revocation(self, party: str, digest: str) -> Revocation | None:
+        """By which a contribution, given by party and digest, was taken back; None if it was not."""
+        return self.revoked.get((owner_of(party), digest))
+
     def refuse_revoked(self, party: str, digest: str, mend: str = "Leave it out.") -> None:
         """Refuse a contribution, by party and digest, that its party took back.
 
         Raises:
             RevokedContribution: it did; by whom, when and why is said.
         """
-        owner = owner_of(party)
-        found = self.revoked.get((owner, digest))
+        found = self.revocation(party, digest)
         if found is not None:
             raise RevokedContribution(
                 f"contribution {digest[:19]}… of party '{party}'",
-                why=f"party '{owner}' took it back on {found.revoked}, saying: {' '.join(found.reason.split())}",
+                why=f"party '{owner_of(party)}' {found.told}",
                 mend=mend,
             )
 

@@ -12,6 +12,7 @@ import typer
 from quiltwork.cli.contribute.handover import show
 from quiltwork.cli.contribute.sealing import seal_for_text
 from quiltwork.cli.inputs import read_text, say
+from quiltwork.cli.trusting import RevocationKeys, Revocations, refuse_revoked
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def run(
     confine: Annotated[
         bool, typer.Option(help="Seal this process: it can open the base, the checkpoint, the data and OUT's parent.")
     ] = False,
+    trust: RevocationKeys = None,
+    revocations: Revocations = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing contribution.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -70,6 +73,7 @@ def run(
     _require_directory(checkpoint)
     if not data:
         _refuse_statistics({"tokens": tokens, "bigrams": bigrams, "trigrams": trigrams, "moments": moments})
+    refuse_revoked([base], trust, revocations)
     text = read_text(card, "--card") if card else ""
     scratch = out.with_name(f".{out.name}.scratch")
     try:

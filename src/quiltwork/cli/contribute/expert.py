@@ -11,6 +11,7 @@ import typer
 from quiltwork.cli.contribute.handover import show, show_each
 from quiltwork.cli.contribute.sealing import seal_for_text
 from quiltwork.cli.inputs import documents_of, read_text, say
+from quiltwork.cli.trusting import RevocationKeys, Revocations, refuse_revoked
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ def run(
     ] = False,
     state: Annotated[Path | None, typer.Option(help="Where training keeps its state. [default: OUT.state]")] = None,
     cpu: Annotated[bool, typer.Option(help="Do not use an accelerator.")] = False,
+    trust: RevocationKeys = None,
+    revocations: Revocations = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing contribution.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -113,6 +116,7 @@ def run(
     scopes = scope or ["ffn"]
     _require_agreement(scopes, rank=rank, alpha=alpha, width=width)
     _require_proxies(proxies, {"--proxy-documents": proxy_documents, "--proxy-diversity": proxy_diversity or None})
+    refuse_revoked([base], trust, revocations)
     state = state or out.with_name(out.name + ".state")
     text = read_text(card, "--card") if card else ""
     sealing = seal_for_text([base, *data, *(proxies or [])], out, state) if confine else "off"

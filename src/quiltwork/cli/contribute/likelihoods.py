@@ -12,6 +12,7 @@ from quiltwork.cli.contribute.handover import show
 from quiltwork.cli.contribute.sealing import seal_for_tables
 from quiltwork.cli.inputs import say
 from quiltwork.cli.tables import open_mixtures, table_fragment
+from quiltwork.cli.trusting import RevocationKeys, Revocations, refuse_revoked
 
 NAME = "likelihoods"
 HELP = """State how likely your rows are under composed mixtures of experts: one number each, and nothing else leaves.
@@ -32,10 +33,13 @@ def run(
     confine: Annotated[
         bool, typer.Option(help="Seal this process: it can open data, candidates and the directory it writes to.")
     ] = False,
+    trust: RevocationKeys = None,
+    revocations: Revocations = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing contribution.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """State how likely your rows are under composed mixtures of experts."""
+    refuse_revoked(candidate, trust, revocations)
     scratch = out.with_name(f".{out.name}.scratch")
     sealing = seal_for_tables([*data, *candidate], out, scratch) if confine else "off"
     say(f"confinement: {sealing}")

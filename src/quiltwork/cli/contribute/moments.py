@@ -10,7 +10,8 @@ import typer
 
 from quiltwork.cli.contribute import network_options as options
 from quiltwork.cli.contribute.handover import show
-from quiltwork.cli.inputs import listed, read_contributions, read_text
+from quiltwork.cli.inputs import listed, read_text
+from quiltwork.cli.trusting import Revocations, TrustFile, read_trusted, trusted
 from quiltwork.errors import InvalidOption
 
 NAME = "moments"
@@ -48,12 +49,15 @@ def run(
     minimum_rows: options.MinimumRows = 10,
     licence: options.Licence = "LicenseRef-unstated",
     card: options.CardFile = None,
+    trust: TrustFile = None,
+    revocations: Revocations = None,
     confine: options.Confine = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
     """Summarise your inputs, of all together or class by class."""
     text = read_text(card, "--card") if card else ""
+    whom = trusted(trust, revocations)
     opened: list[Path | None] = [*data, embedding_network]
     with options.sealed_off(opened, out, confine=confine) as sealing:
         from quiltwork.party.input_moments import MomentsOrder, contribute_moments
@@ -71,7 +75,7 @@ def run(
             size=size,
             channels=channels,
         )
-        public = read_contributions([embedding_network])[0] if embedding_network else None
+        public = read_trusted([embedding_network], whom)[0] if embedding_network else None
         spec, network = options.embedding_of(embedding, public)
         order = options.moments_order(
             spec, inputs, class_moments, class_noise, guess, minimum_rows, math.prod(examples.shape)

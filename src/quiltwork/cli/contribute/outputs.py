@@ -9,7 +9,8 @@ import typer
 
 from quiltwork.cli.contribute import network_options as options
 from quiltwork.cli.contribute.handover import show
-from quiltwork.cli.inputs import read_contributions, read_text
+from quiltwork.cli.inputs import read_text
+from quiltwork.cli.trusting import Revocations, TrustFile, read_trusted, trusted
 
 NAME = "outputs"
 HELP = """Run published networks over your labelled inputs, and state sums of products of their outputs.
@@ -34,16 +35,19 @@ def run(
     minimum_rows: Annotated[int, typer.Option(help="Fewer inputs than this are refused.")] = 50,
     licence: options.Licence = "LicenseRef-unstated",
     card: options.CardFile = None,
+    trust: TrustFile = None,
+    revocations: Revocations = None,
     confine: options.Confine = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
     """Run published networks over your labelled inputs, and state sums of products of their outputs."""
     text = read_text(card, "--card") if card else ""
+    whom = trusted(trust, revocations)
     with options.sealed_off([*network, *data], out, confine=confine) as sealing:
         from quiltwork.party.module_outputs import OutputsOrder, contribute_outputs
 
-        published = read_contributions(network)
+        published = read_trusted(network, whom)
         examples = options.examples_of_task(
             data, options.task_of_networks(published), target=target, features=features, size=size, channels=channels
         )

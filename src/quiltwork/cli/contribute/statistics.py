@@ -9,7 +9,8 @@ import typer
 
 from quiltwork.cli.contribute import network_options as options
 from quiltwork.cli.contribute.handover import show
-from quiltwork.cli.inputs import read_contributions, read_text
+from quiltwork.cli.inputs import read_text
+from quiltwork.cli.trusting import Revocations, TrustFile, read_trusted, trusted
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -55,16 +56,19 @@ def run(
     channels: options.Channels = None,
     licence: options.Licence = "LicenseRef-unstated",
     card: options.CardFile = None,
+    trust: TrustFile = None,
+    revocations: Revocations = None,
     confine: options.Confine = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
     """State sums by which two published networks can be stitched together."""
     text = read_text(card, "--card") if card else ""
+    whom = trusted(trust, revocations)
     with options.sealed_off([*network, *data], out, confine=confine) as sealing:
         from quiltwork.party.pair_statistics import StatisticsOrder, contribute_pair_statistics
 
-        first, second = sorted(_two(read_contributions(network)), key=lambda one: one.party)
+        first, second = sorted(_two(read_trusted(network, whom)), key=lambda one: one.party)
         examples = options.examples_of_task(
             data,
             options.task_of_networks([first, second]),

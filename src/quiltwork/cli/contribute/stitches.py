@@ -10,7 +10,8 @@ import typer
 
 from quiltwork.cli.contribute import network_options as options
 from quiltwork.cli.contribute.handover import show
-from quiltwork.cli.inputs import pair_of, read_contributions, read_text
+from quiltwork.cli.inputs import pair_of, read_text
+from quiltwork.cli.trusting import Revocations, TrustFile, read_trusted, trusted
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -64,18 +65,21 @@ def run(
     licence: options.Licence = "LicenseRef-unstated",
     card: options.CardFile = None,
     state: Annotated[Path | None, typer.Option(help="Where training keeps its state. [default: OUT.state]")] = None,
+    trust: TrustFile = None,
+    revocations: Revocations = None,
     confine: options.Confine = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
     """Train the adapters that join published networks, on your inputs, here."""
     text = read_text(card, "--card") if card else ""
+    whom = trusted(trust, revocations)
     opened: list[Path | None] = [*network, *data, *(statistics or []), start]
     with options.sealed_off(opened, out, confine=confine) as sealing:
         from quiltwork.party.steps import StepPlan
         from quiltwork.party.stitch_training import StitchOrder, contribute_stitches
 
-        published, sums = read_contributions(network), read_contributions(statistics or [])
+        published, sums = read_trusted(network, whom), read_trusted(statistics or [], whom)
         examples = options.examples_of_task(
             data,
             options.task_of_networks(published),
@@ -103,7 +107,7 @@ def run(
             out,
             order,
             statistics=sums,
-            start=read_contributions([start])[0] if start else None,
+            start=read_trusted([start], whom)[0] if start else None,
             state=state or out.with_name(out.name + ".state"),
             overwrite=overwrite,
             show=not json,

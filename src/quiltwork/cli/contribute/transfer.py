@@ -9,7 +9,8 @@ import typer
 
 from quiltwork.cli.contribute import network_options as options
 from quiltwork.cli.contribute.handover import show
-from quiltwork.cli.inputs import read_contributions, read_text
+from quiltwork.cli.inputs import read_text
+from quiltwork.cli.trusting import Revocations, TrustFile, read_trusted, trusted
 
 NAME = "transfer"
 HELP = """Let your network take up what a published one knows better, on your inputs, here.
@@ -47,17 +48,20 @@ def run(
     licence: options.Licence = "LicenseRef-unstated",
     card: options.CardFile = None,
     state: Annotated[Path | None, typer.Option(help="Where training keeps its state. [default: OUT.state]")] = None,
+    trust: TrustFile = None,
+    revocations: Revocations = None,
     confine: options.Confine = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
     """Let your network take up what a published one knows better, on your inputs, here."""
     text = read_text(card, "--card") if card else ""
+    whom = trusted(trust, revocations)
     with options.sealed_off([student, teacher, *data], out, confine=confine) as sealing:
         from quiltwork.party.steps import StepPlan
         from quiltwork.party.transfer import TransferOrder, contribute_transfer
 
-        taught, teaching = read_contributions([student, teacher])
+        taught, teaching = read_trusted([student, teacher], whom)
         task, _ = (options.task_of_networks([one]) for one in (taught, teaching))
         examples = options.examples_of_task(
             data, task, labelled=labels, target=target, features=features, size=size, channels=channels
