@@ -126,7 +126,8 @@ def test_a_harm_is_not_excused_by_taking_out_whom_it_harms() -> None:
 def test_a_method_under_which_most_harm_accuses_no_single_one() -> None:
     found = judged(lambda present, _: 1.0 + 0.2 * len(present))
     assert found.aside == {}
-    assert levels(found) == {party: {"harm"} for party in PARTIES}
+    assert levels(found) == {party: {"look"} for party in PARTIES}
+    assert found.majority == PARTIES
 
 
 def capture(party: str, text: str, share: float, group: float, owner: float) -> Capture:

@@ -104,6 +104,7 @@ def screen(
     captures: list[Capture] = []
     described: list[Description] = []
     aside: dict[str, int] = {}
+    majority: Sequence[str] = ()
     if held_out is not None and method is not None:
         runs = Runs(ordered, base, method, public, held_out, rule, device, on_step)
         add(findings, expert_findings(runs.alone()))
@@ -111,7 +112,7 @@ def screen(
         together = groups([c.party for c in ordered], likeness)
         rounds = Rounds(runs, together, described, findings)
         rounds.run()
-        effects, captures, aside = rounds.effects, rounds.captures, rounds.aside
+        effects, captures, aside, majority = rounds.effects, rounds.captures, rounds.aside, rounds.majority
     screened = tuple(
         Screened(
             party=c.party,
@@ -123,7 +124,7 @@ def screen(
         )
         for c in ordered
     )
-    advice, reason = advise(screened, effects)
+    advice, reason = advise(screened, effects, majority)
     return Screening(
         base=base.digest,
         method=method.name if method is not None else None,

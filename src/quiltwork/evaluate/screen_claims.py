@@ -56,7 +56,8 @@ def descriptions(
     read = [part for part in FEATURES if part in method.needs()]
     if not read or "public" not in histograms.get(read[0], {}):
         return []
-    smoothing, bound = (getattr(router, name, usual) for name, usual in (("smoothing", 0.5), ("bound", None)))
+    smoothing: float = getattr(router, "smoothing", 0.5)
+    bound: float | None = getattr(router, "bound", None)
     logs = {party: one.log_probabilities(smoothing) for party, one in histograms[read[0]].items()}
     public = logs.pop("public")
     bounded = {p: row if bound is None else np.minimum(row, public + bound) for p, row in logs.items()}

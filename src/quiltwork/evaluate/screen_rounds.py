@@ -7,7 +7,7 @@ found nobody:
 1. faults of one's own, whatever the losses: size, histogram, expert, capture
 2. histograms that describe others' text and not their own (``screen_claims``), while somebody is harmed there
 3. experts that are not given their own text, while others do harm there
-4. if more than half harm, it is the method that harms, and the screening ends
+4. if more than half harm, it is the method that harms, or most of them: all are called *look*, nobody is set aside
 5. the one that harms most, of those whose harm does not hang on another's:
 
 Let h(x, T | S) be whether x harms text T in the composition of S. The harm of x hangs on y where every T that x harms
@@ -33,6 +33,9 @@ from quiltwork.evaluate.screen_verdicts import capture_findings, claim_findings,
 Findings = dict[str, list[Finding]]
 Group = tuple[str, ...]
 
+_METHOD = (
+    "more than half of them harm somebody: the method does it, or most of them do, and this one may not be the cause"
+)
 _OWN_FAULTS = ("norm", "histogram", "expert", "capture")
 
 
@@ -54,6 +57,7 @@ class Rounds:
         findings: by party; what the rounds find is added.
         effects, captures: of all rounds.
         aside: after which round somebody was set aside.
+        majority: who harms, where more than half of the last round's do.
     """
 
     runs: Runs
@@ -63,6 +67,7 @@ class Rounds:
     effects: list[Effect] = field(default_factory=list)
     captures: list[Capture] = field(default_factory=list)
     aside: dict[str, int] = field(default_factory=dict)
+    majority: Group = ()
 
     def run(self) -> None:
         """Screen until nobody is set aside."""
@@ -107,17 +112,20 @@ class Rounds:
         if suspects := with_fault(*_OWN_FAULTS) or with_fault("claim"):
             return suspects
         harmful = with_fault("loss")
-        if not harmful or 2 * len(harmful) > len(parties):
-            return []
-        return self._worst(composite, harmful, found, measured)
+        if 2 * len(harmful) > len(parties):
+            self.majority = tuple(harmful)
+            _doubt(found, harmful, _METHOD, "Try another method, and screen again.")
+        elif harmful:
+            return self._worst(composite, harmful, found, measured)
+        return []
 
     def _worst(self, composite: Composite, harmful: Sequence[str], found: Findings, measured: Measured) -> list[str]:
         """The group that harms most, of those whose harm hangs on nobody's; all of them, in doubt, if there is none."""
         groups = dict.fromkeys(self._group(party, composite) for party in harmful)
         free = [g for g in groups if not any(self._hangs(composite, g, o, measured) for o in groups if o != g)]
         if not free:
-            for party in harmful:
-                found[party] = [_doubted(finding, harmful, party) for finding in found[party]]
+            why = f"this harm vanishes without any of {', '.join(harmful)}: which of them is the cause cannot be told"
+            _doubt(found, harmful, why, "Compose without one of them, and screen again.")
             return list(harmful)
         harms = [one for one in measured.effects if one.kind == "harm" and one.party]
         worst = max(
@@ -137,11 +145,11 @@ class Rounds:
         return not self.runs.harms(composite, group, other, harmed, measured)
 
 
-def _doubted(finding: Finding, harmful: Sequence[str], party: str) -> Finding:
-    """A harm of which nobody can say whose it is."""
-    if finding.check != "loss" or finding.level != "harm":
-        return finding
-    others = ", ".join(one for one in harmful if one != party)
-    why = f"this harm vanishes without {others} too, and theirs without this one: which is the cause cannot be told"
-    mend = "Compose without one of them, and screen again."
-    return finding.model_copy(update={"level": "look", "why": why, "mend": mend})
+def _doubt(found: Findings, parties: Sequence[str], why: str, mend: str) -> None:
+    """Turn harms of which nobody can say whose they are into questions."""
+    doubted = {"level": "look", "why": why, "mend": mend}
+    for party in parties:
+        found[party] = [
+            one.model_copy(update=doubted) if (one.check, one.level) == ("loss", "harm") else one
+            for one in found[party]
+        ]

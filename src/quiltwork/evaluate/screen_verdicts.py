@@ -164,16 +164,17 @@ def is_of(text: str, party: str) -> bool:
     return owner_of(text) == owner_of(party)
 
 
-def advise(screened: Sequence[Screened], effects: Sequence[Effect]) -> tuple[Advice, str]:
-    """What to do with all of them, and why."""
+def advise(screened: Sequence[Screened], effects: Sequence[Effect], majority: Sequence[str] = ()) -> tuple[Advice, str]:
+    """What to do with all of them, and why; ``majority``: those who harm, where it is more than half."""
     harmful = [one.party for one in screened if one.verdict == "harmful"]
     doubtful = [one.party for one in screened if one.verdict == "look"]
     last = max((one.round for one in effects), default=0)
     whole = [one for one in effects if not one.party and one.round == last]
     worse, better = (sum(one.kind == kind for one in whole) for kind in ("harm", "help"))
-    if harmful and 2 * len(harmful) > len(screened):
+    bad = {*harmful, *majority}
+    if majority or 2 * len(bad) > len(screened):
         return "do not collaborate", (
-            f"{len(harmful)} of {len(screened)} contributions harm somebody under this method: it is the method, or "
+            f"{len(bad)} of {len(screened)} contributions harm somebody under this method: it is the method, or "
             "most of them. Do not collaborate in this way; try another method, and screen again."
         )
     if worse > better:
