@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from law_checks import METHODS, SEPARABLE, Public, assert_same_files, layouts_of
+from law_checks import METHODS, PROMPTS, SEPARABLE, Public, assert_same_files, layouts_of
 
 from quiltwork.compose.joining_language import joined_language
 from quiltwork.compose.method import Method, compose
@@ -31,7 +31,7 @@ MEASURED = frozenset({"lda-public", "lda-public-plain"})
 """Methods that measure those who join by more of the public text than a composed model holds."""
 
 ASKING = frozenset({"prompts", "prompts-last"})
-"""Methods that run the base."""
+"""Methods that run the base, on prompts of those who join."""
 
 
 def check_joining(
@@ -64,6 +64,7 @@ def test_joining_is_exact(
         joined_language,
         base=base if method in ASKING else None,
         public=public if method in MEASURED else None,
+        prompts=PROMPTS if method in ASKING else None,
     )
     check_joining(contributions(family), METHODS[method], base, public, late, tmp_path, joiner=joiner)
 
