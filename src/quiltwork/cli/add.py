@@ -51,7 +51,10 @@ def run(
         typer.Option(help="The public text that the model was composed with.", rich_help_panel=_TEXT),
     ] = None,
     weight: Annotated[
-        list[str] | None, typer.Option(help="PARTY=WEIGHT of one who joins. Repeatable.", rich_help_panel=_TEXT)
+        list[str] | None,
+        typer.Option(
+            help="How much one who joins counts: PARTY=WEIGHT. Repeatable. [default: 1]", rich_help_panel=_TEXT
+        ),
     ] = None,
     prompts: opt.PromptFile = None,
     copy: Annotated[
@@ -60,7 +63,9 @@ def run(
     pool: pooling.PoolDirectory = None,
     trust: TrustFile = None,
     revocations: Revocations = None,
-    max_bytes: Annotated[int | None, typer.Option(help="Refuse a contribution larger than this.")] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option(help="Refuse a contribution of more bytes than this. [default: no limit]")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing directory.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quiltwork.cli import method_options as how
 from quiltwork.cli.choose_places import Wanted, choose_places, choose_scored
 from quiltwork.cli.inputs import named_directories, pair_of, print_json
 from quiltwork.cli.tables import open_mixtures
@@ -55,11 +56,20 @@ def run(
         list[Path] | None, typer.Option(help="Mixtures: a contribution of kind likelihoods. Repeatable.")
     ] = None,
     pair: Annotated[
-        str | None, typer.Option(help="PARTY,PARTY. [default: all that have statistics]", rich_help_panel=_NETWORKS)
+        str | None,
+        typer.Option(
+            help="Two parties whose networks are to be joined: PARTY,PARTY. [default: all that have statistics]",
+            rich_help_panel=_NETWORKS,
+        ),
     ] = None,
-    top: Annotated[int, typer.Option(help="How many places of a pair to tell.", rich_help_panel=_NETWORKS)] = 10,
+    top: Annotated[
+        int, typer.Option(help="How many places to join each pair at are told.", rich_help_panel=_NETWORKS)
+    ] = 10,
     count: Annotated[
-        int, typer.Option("--candidates", help="How many places to evaluate.", rich_help_panel=_NETWORKS)
+        int,
+        typer.Option(
+            "--candidates", help="With --party: how many of the best places are evaluated.", rich_help_panel=_NETWORKS
+        ),
     ] = 5,
     party: Annotated[
         list[str] | None,
@@ -67,12 +77,25 @@ def run(
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(help="Columns of labels, where they are rows of a table.", rich_help_panel=_NETWORKS),
+        typer.Option(
+            help="Columns of labels, where held-out inputs are rows of a table. Repeatable.", rich_help_panel=_NETWORKS
+        ),
     ] = None,
-    mode: Annotated[str | None, typer.Option(help="As for compose.", rich_help_panel=_NETWORKS)] = None,
-    weighting: Annotated[str | None, typer.Option(help="As for compose.", rich_help_panel=_NETWORKS)] = None,
+    mode: how.Mode = None,
+    weighting: Annotated[
+        str | None,
+        typer.Option(
+            help="Joined networks count alike (uniform) or by who has seen such inputs (evidence). [default: uniform]",
+            rich_help_panel=_NETWORKS,
+        ),
+    ] = None,
     costs: Annotated[
-        bool, typer.Option("--costs", help="Multiply-adds count as an owner does.", rich_help_panel=_NETWORKS)
+        bool,
+        typer.Option(
+            "--costs",
+            help="Weigh what a model costs to run, in multiply-adds, as if it were one more owner's loss.",
+            rich_help_panel=_NETWORKS,
+        ),
     ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Score file to write, for quiltwork report.", rich_help_panel=_NETWORKS)

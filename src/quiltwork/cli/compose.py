@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quiltwork.cli import method_options as how
 from quiltwork.cli import networks, pooling
 from quiltwork.cli import routing_options as opt
 from quiltwork.cli.catalog import (
@@ -54,49 +55,50 @@ EXAMPLES = """Examples:
 `quiltwork compose machines/* --method reduction --out composed`
 
 `quiltwork compose ash/* birch/* --method combine --weighting evidence --out composed`"""
-_TEXT, _TABLES, _NETWORKS = "Language models", "Mixtures of tables", "Networks"
+_TEXT = how.TEXT
 
 
 def run(
     contributions: Annotated[list[Path], typer.Argument(help="Contribution directories.")],
-    method: Annotated[str, typer.Option(help="See above.")],
+    method: Annotated[str, typer.Option(help="Name of a method of the lists above.")],
     out: Annotated[Path, typer.Option(help="Directory to write.")],
-    include: Annotated[list[str] | None, typer.Option(help="Only this party. Repeatable.")] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="Compose only this party's contributions, of those given. Repeatable. [default: all]"),
+    ] = None,
     base: Annotated[
         Path | None, typer.Option(help="Directory of the public base checkpoint.", rich_help_panel=_TEXT)
     ] = None,
     base_name: Annotated[
-        str | None, typer.Option(help="OWNER/NAME of the base on a model hub, for the card.", rich_help_panel=_TEXT)
+        str | None,
+        typer.Option(help="What a model hub calls the base, OWNER/NAME, for the model card.", rich_help_panel=_TEXT),
     ] = None,
     public: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Public text, or a contribution with its statistics; for routers by evidence or moments.",
+            help="Public text, which the base answers, or a contribution with its statistics; for routers by evidence "
+            "or moments. Repeatable.",
             rich_help_panel=_TEXT,
         ),
     ] = None,
     layout: Annotated[
         str | None,
         typer.Option(
-            help="portable (plain transformers) or native. [default: portable if possible]", rich_help_panel=_TEXT
+            help="portable (plain transformers loads it) or native (needs quiltwork). [default: portable if possible]",
+            rich_help_panel=_TEXT,
         ),
     ] = None,
     pool: pooling.PoolDirectory = None,
     weight: Annotated[
-        list[str] | None, typer.Option(help="PARTY=WEIGHT (or base=WEIGHT). Repeatable.", rich_help_panel=_TEXT)
-    ] = None,
-    scale: Annotated[
-        float | None,
+        list[str] | None,
         typer.Option(
-            help="task_arithmetic, ties, dare: factor of the change; prompt_rows: of the rows.", rich_help_panel=_TEXT
+            help="How much a party, or the base, counts: PARTY=WEIGHT, base=WEIGHT. Repeatable. [default: 1]",
+            rich_help_panel=_TEXT,
         ),
     ] = None,
-    density: Annotated[
-        float | None, typer.Option(help="ties, dare: share of each party's changes kept.", rich_help_panel=_TEXT)
-    ] = None,
-    elect: Annotated[
-        bool | None, typer.Option(help="dare: merge what is kept as ties does.", rich_help_panel=_TEXT)
-    ] = None,
+    scale: how.Scale = None,
+    density: how.Density = None,
+    elect: how.Elect = None,
     top_k: opt.TopK = None,
     renormalise: opt.Renormalise = None,
     bias: opt.Bias = None,
@@ -114,81 +116,31 @@ def run(
     bound: opt.Bound = None,
     minimum_weight: opt.MinimumWeight = None,
     smoothing: opt.Smoothing = None,
-    n_experts: Annotated[
-        int | None, typer.Option(help="reduction: K. [default: the shortest description]", rich_help_panel=_TABLES)
-    ] = None,
-    gate: Annotated[
-        str | None, typer.Option(help="reduction: auto, logit or projection.", rich_help_panel=_TABLES)
-    ] = None,
-    experts: Annotated[
-        str | None, typer.Option(help="reduction: transport or precision.", rich_help_panel=_TABLES)
-    ] = None,
-    robust: Annotated[
-        bool | None, typer.Option(help="reduction: leave out bad local fits.", rich_help_panel=_TABLES)
-    ] = None,
-    machine_weights: Annotated[
-        str | None,
-        typer.Option(help="By number of rows, or by who has seen such x: rows or evidence.", rich_help_panel=_TABLES),
-    ] = None,
-    divergence: Annotated[
-        str | None, typer.Option(help="middle: bound, transport or relaxed.", rich_help_panel=_TABLES)
-    ] = None,
-    support: Annotated[
-        int | None, typer.Option(help="Points drawn from the parties' summaries.", rich_help_panel=_TABLES)
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of random draws; dare, btx, tables.", rich_help_panel=_TABLES)
-    ] = None,
-    rule: Annotated[
-        str | None,
-        typer.Option(
-            help="combine, stitch: probability, logit, rank or median; of numbers mean or median.",
-            rich_help_panel=_NETWORKS,
-        ),
-    ] = None,
-    weighting: Annotated[
-        str | None,
-        typer.Option(help="combine, stitch: uniform or evidence; combine also stacked.", rich_help_panel=_NETWORKS),
-    ] = None,
-    evidence: Annotated[
-        str | None, typer.Option(help="Evidence of inputs or of classes.", rich_help_panel=_NETWORKS)
-    ] = None,
-    prior: Annotated[
-        str | None, typer.Option(help="Evidence: parties count equal, or by their rows.", rich_help_panel=_NETWORKS)
-    ] = None,
-    pair: Annotated[
-        str | None,
-        typer.Option(help="stitch: PARTY,PARTY. [default: all that have statistics]", rich_help_panel=_NETWORKS),
-    ] = None,
-    points: Annotated[
-        str | None, typer.Option(help="stitch: POINT,POINT of that pair. [default: by fit]", rich_help_panel=_NETWORKS)
-    ] = None,
-    mode: Annotated[str | None, typer.Option(help="stitch: average or replace.", rich_help_panel=_NETWORKS)] = None,
-    both: Annotated[
-        bool | None,
-        typer.Option(
-            "--both/--one-way", help="stitch: both ways, or the first into the second.", rich_help_panel=_NETWORKS
-        ),
-    ] = None,
-    ridge: Annotated[
-        float | None, typer.Option(help="stitch: strength. [default: by held-out rows]", rich_help_panel=_NETWORKS)
-    ] = None,
-    candidates: Annotated[
-        int | None,
-        typer.Option(
-            help="stitch: write so many placements below --out, for owners to evaluate.", rich_help_panel=_NETWORKS
-        ),
-    ] = None,
-    form: Annotated[
-        str | None, typer.Option(help="gaussian_head: naive_bayes, lda or qda.", rich_help_panel=_NETWORKS)
-    ] = None,
-    shrinkage: Annotated[
-        float | None,
-        typer.Option(help="gaussian_head, residual_lda: of covariances, 0 to 1.", rich_help_panel=_NETWORKS),
-    ] = None,
+    n_experts: how.NExperts = None,
+    gate: how.Gate = None,
+    experts: how.Experts = None,
+    robust: how.Robust = None,
+    machine_weights: how.MachineWeights = None,
+    divergence: how.Divergence = None,
+    support: how.Support = None,
+    seed: how.Seed = None,
+    rule: how.Combining = None,
+    weighting: how.Weighting = None,
+    evidence: how.EvidenceOf = None,
+    prior: how.Prior = None,
+    pair: how.Pair = None,
+    points: how.Points = None,
+    mode: how.Mode = None,
+    both: how.Both = None,
+    ridge: how.Ridge = None,
+    candidates: how.Candidates = None,
+    form: how.Form = None,
+    shrinkage: how.Shrinkage = None,
     trust: TrustFile = None,
     revocations: Revocations = None,
-    max_bytes: Annotated[int | None, typer.Option(help="Refuse a contribution larger than this.")] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option(help="Refuse a contribution of more bytes than this. [default: no limit]")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing directory.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:

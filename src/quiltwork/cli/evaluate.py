@@ -51,17 +51,25 @@ def run(
         list[Path] | None, typer.Option(help="Contributions, for the rows of each party alone. Repeatable.")
     ] = None,
     leave_one_out: Annotated[
-        list[str] | None, typer.Option(help="Also score this model without each party. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Name of a model that is also scored without each of its parties. Repeatable."),
     ] = None,
     base: Annotated[
         Path | None, typer.Option(help="Directory of the public base checkpoint.", rich_help_panel=_TEXT)
     ] = None,
-    max_length: Annotated[int, typer.Option(help="Tokens a window.", rich_help_panel=_TEXT)] = 192,
+    max_length: Annotated[
+        int, typer.Option(help="How many tokens the model sees at once.", rich_help_panel=_TEXT)
+    ] = 192,
     max_bytes: Annotated[
-        int | None, typer.Option(help="Score at most so much text a domain.", rich_help_panel=_TEXT)
+        int | None,
+        typer.Option(help="Score at most so many bytes of text of each domain. [default: all]", rich_help_panel=_TEXT),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Windows at a time.", rich_help_panel=_TEXT)] = 16,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps, ...", rich_help_panel=_TEXT)] = "cpu",
+    batch_size: Annotated[
+        int, typer.Option(help="How many such windows are scored at a time.", rich_help_panel=_TEXT)
+    ] = 16,
+    device: Annotated[
+        str, typer.Option(help="Where torch computes: cpu, cuda, mps and the like.", rich_help_panel=_TEXT)
+    ] = "cpu",
     samples: Annotated[
         bool,
         typer.Option(
@@ -70,7 +78,7 @@ def run(
         ),
     ] = False,
     missing: Annotated[
-        str, typer.Option(help="Rows with a missing value: refuse or drop.", rich_help_panel=_TABLES)
+        str, typer.Option(help="What becomes of rows with a missing value: refuse or drop.", rich_help_panel=_TABLES)
     ] = "refuse",
     target: Annotated[
         list[str] | None,

@@ -26,13 +26,15 @@ _COLOURS = ("white", "cyan", "yellow", "magenta", "green", "blue", "red")
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="A checkpoint directory.")],
+    model: Annotated[Path, typer.Argument(help="A composed model, or another checkpoint directory.")],
     prompt: Annotated[str, typer.Option(help="Text to continue.")],
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to add at most.")] = 60,
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
-    experts: Annotated[bool, typer.Option(help="Show whose expert answered each token.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps, ...")] = "cpu",
+    temperature: Annotated[
+        float, typer.Option(help="How freely tokens are drawn; 0 always takes the likeliest.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the draws, where --temperature is above 0.")] = 0,
+    experts: Annotated[bool, typer.Option(help="Show whose expert had most weight in each token.")] = False,
+    device: Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, mps and the like.")] = "cpu",
     trust: RevocationKeys = None,
     revocations: Revocations = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,

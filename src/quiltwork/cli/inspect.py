@@ -33,9 +33,13 @@ EXAMPLES = """Examples:
 
 
 def run(
-    directory: Annotated[Path, typer.Argument(help="A contribution or a composed checkpoint.")],
-    delta: Annotated[float, typer.Option(help="Delta at which epsilons are stated.")] = 1e-6,
-    max_bytes: Annotated[int | None, typer.Option(help="Refuse a contribution larger than this.")] = None,
+    directory: Annotated[Path, typer.Argument(help="A contribution or a composed model.")],
+    delta: Annotated[
+        float, typer.Option(help="Privacy prices are stated as epsilon at this delta: the chance that the bound fails.")
+    ] = 1e-6,
+    max_bytes: Annotated[
+        int | None, typer.Option(help="Refuse a contribution of more bytes than this. [default: no limit]")
+    ] = None,
     bom: Annotated[
         Path | None, typer.Option(help="Also write a composed model's bill of materials, CycloneDX, to this file.")
     ] = None,

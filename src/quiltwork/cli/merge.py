@@ -35,10 +35,15 @@ def run(
     models: Annotated[list[Path], typer.Argument(help="Checkpoint directories.")],
     out: Annotated[Path, typer.Option(help="Directory to write.")],
     weight: Annotated[
-        list[str] | None, typer.Option(help="MODEL=WEIGHT, the directory as given or its name. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="How much a model counts: MODEL=WEIGHT, the directory as given or its name. Repeatable. [default: 1]"
+        ),
     ] = None,
-    base: Annotated[Path | None, typer.Option(help="What the models started from: merge their differences.")] = None,
-    scale: Annotated[float, typer.Option(help="With --base: multiplies the sum of differences.")] = 1.0,
+    base: Annotated[
+        Path | None, typer.Option(help="Checkpoint that the models started from: their differences from it are merged.")
+    ] = None,
+    scale: Annotated[float, typer.Option(help="With --base: the sum of differences is multiplied by this.")] = 1.0,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing directory.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:

@@ -37,12 +37,16 @@ _FORMATS = (".csv", ".parquet")
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="A composed mixture of experts, or networks.")],
+    model: Annotated[Path, typer.Argument(help="A composed mixture of experts on a table, or composed networks.")],
     data: Annotated[list[Path], typer.Option(help="CSV, Parquet or NumPy; a file or directory. Repeatable.")],
     out: Annotated[Path, typer.Option(help="File to write: .csv, .parquet, or .npz (networks).")],
-    quantiles: Annotated[str | None, typer.Option(help="Levels between 0 and 1, separated by commas.")] = None,
-    explain: Annotated[bool, typer.Option(help="Say which expert answers where.")] = False,
-    missing: Annotated[str, typer.Option(help="Rows with a missing value: refuse or drop.")] = "refuse",
+    quantiles: Annotated[
+        str | None, typer.Option(help="Also write these quantiles: levels between 0 and 1, separated by commas.")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option(help="Write the weights of all experts too, and say which answers where.")
+    ] = False,
+    missing: Annotated[str, typer.Option(help="What becomes of rows with a missing value: refuse or drop.")] = "refuse",
     trust: RevocationKeys = None,
     revocations: Revocations = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,

@@ -25,10 +25,15 @@ EXAMPLES = """Example:
 
 
 def run(
-    composed: Annotated[Path, typer.Argument(help="A composed checkpoint.")],
-    party: Annotated[list[str], typer.Option(help="Who leaves. Repeatable.")],
+    composed: Annotated[Path, typer.Argument(help="A composed model.")],
+    party: Annotated[
+        list[str],
+        typer.Option(help="Who leaves: an owner with all its experts, or one of them, OWNER.SHARE. Repeatable."),
+    ],
     out: Annotated[Path, typer.Option(help="Directory to write.")],
-    copy: Annotated[bool, typer.Option("--copy", help="Of a language model, link no file.")] = False,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Of a language model, copy every file instead of linking it.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing directory.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:

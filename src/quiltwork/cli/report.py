@@ -52,8 +52,10 @@ def run(
     party: Annotated[
         list[str] | None, typer.Option(help="PARTY=held-out rows, for figures of --composite. Repeatable.")
     ] = None,
-    show_rows: Annotated[bool, typer.Option(help="Draw these rows as points: they leave their owner.")] = False,
-    missing: Annotated[str, typer.Option(help="Rows with a missing value: refuse or drop.")] = "refuse",
+    show_rows: Annotated[
+        bool, typer.Option(help="Draw the rows of --party as points: they leave their owner with the page.")
+    ] = False,
+    missing: Annotated[str, typer.Option(help="What becomes of rows with a missing value: refuse or drop.")] = "refuse",
     trust: RevocationKeys = None,
     revocations: Revocations = None,
     json: Annotated[bool, typer.Option("--json", help="Print the paths written as JSON.")] = False,

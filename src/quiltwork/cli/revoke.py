@@ -23,13 +23,13 @@ EXAMPLES = """Examples:
 
 def run(
     key: Key,
-    reason: Annotated[str, typer.Option(help="Why; everybody can read it.")],
+    reason: Annotated[str, typer.Option(help="Why you take it back; everybody can read it.")],
     contribution: Annotated[Path | None, typer.Argument(help="Your contribution.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="File to write, NAME.revocation. [default: beside the contribution]")
     ] = None,
-    digest: Annotated[str | None, typer.Option(help="Its digest, in place of the directory.")] = None,
-    party: Annotated[str | None, typer.Option(help="Your name, with --digest.")] = None,
+    digest: Annotated[str | None, typer.Option(help="Digest of the contribution, in place of its directory.")] = None,
+    party: Annotated[str | None, typer.Option(help="Your name as a party, with --digest.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:

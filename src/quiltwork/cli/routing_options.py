@@ -9,61 +9,133 @@ import typer
 
 PANEL = "Language models"
 
-TopK = Annotated[int | None, typer.Option(help="Experts a token.", rich_help_panel=PANEL)]
+TopK = Annotated[
+    int | None,
+    typer.Option(
+        help="How many experts answer a token. [default: all; evidence_full 1]",
+        rich_help_panel=PANEL,
+    ),
+]
 Renormalise = Annotated[
-    bool | None, typer.Option(help="Routers of rows: rescale top-k weights to sum to 1.", rich_help_panel=PANEL)
+    bool | None,
+    typer.Option(
+        help="Routers of rows: rescale the weights of those that answer to sum to 1. [default: yes]",
+        rich_help_panel=PANEL,
+    ),
 ]
 Bias = Annotated[
-    bool | None, typer.Option(help="learned_rows: use the parties' negative biases.", rich_help_panel=PANEL)
+    bool | None,
+    typer.Option(
+        help="learned_rows, native only: use the biases that the parties learned, which hold their experts "
+        "back. [default: no]",
+        rich_help_panel=PANEL,
+    ),
 ]
 Covariance = Annotated[
     str | None,
-    typer.Option(help="residual_lda: pooled over the parties, or the public text's.", rich_help_panel=PANEL),
+    typer.Option(
+        help="residual_lda: rows are computed by the covariance of all (pooled) or of public text (public). "
+        "[default: pooled]",
+        rich_help_panel=PANEL,
+    ),
 ]
 Offsets = Annotated[
-    bool | None, typer.Option(help="residual_lda: offsets too, which only native holds.", rich_help_panel=PANEL)
+    bool | None,
+    typer.Option(
+        help="residual_lda: compute offsets of the rows too, which only the native layout holds. [default: yes]",
+        rich_help_panel=PANEL,
+    ),
 ]
 PromptFile = Annotated[
     Path | None,
     typer.Option(
-        help="prompt_rows: TOML or JSON file, [PARTY] positive = [...], negative = [...].", rich_help_panel=PANEL
+        help="prompt_rows: file of texts that each party should answer, and of those it should not: TOML or "
+        "JSON, [PARTY] with positive = [...] and negative = [...].",
+        rich_help_panel=PANEL,
     ),
 ]
 PromptPool = Annotated[
-    str | None, typer.Option(help="prompt_rows: mean or last token of a prompt.", rich_help_panel=PANEL)
+    str | None,
+    typer.Option(
+        help="prompt_rows: a prompt counts by the mean over its tokens or by its last one: mean or last. "
+        "[default: mean]",
+        rich_help_panel=PANEL,
+    ),
 ]
 Rows = Annotated[
     str | None,
     typer.Option(
-        help="evidence_rows: learned_rows, residual_lda or prompt_rows. [default: learned_rows]", rich_help_panel=PANEL
+        help="evidence_rows: which rows stand beside evidence: learned_rows, residual_lda or prompt_rows. "
+        "[default: learned_rows]",
+        rich_help_panel=PANEL,
     ),
 ]
 RowsShare = Annotated[
-    float | None, typer.Option(help="evidence_rows: weight of the rows' logits.", rich_help_panel=PANEL)
+    float | None,
+    typer.Option(
+        help="evidence_rows: factor of what rows say, against evidence. [default: 1]",
+        rich_help_panel=PANEL,
+    ),
 ]
 Features = Annotated[
-    str | None, typer.Option(help="Evidence: tokens, bigrams or trigrams. [default: bigrams]", rich_help_panel=PANEL)
+    str | None,
+    typer.Option(
+        help="Evidence: a text is read as tokens, or as hashed pairs (bigrams) or triples (trigrams) of them. "
+        "[default: bigrams]",
+        rich_help_panel=PANEL,
+    ),
 ]
 Temperature = Annotated[
-    float | None, typer.Option(help="Divides log-likelihoods; residual_lda: its logits.", rich_help_panel=PANEL)
+    float | None,
+    typer.Option(
+        help="Evidence, residual_lda: divides what speaks for a party, so that above 1 a token is trusted "
+        "less. [default: 1]",
+        rich_help_panel=PANEL,
+    ),
 ]
 HalfLife = Annotated[
-    float | None, typer.Option(help="Evidence: tokens until evidence counts half.", rich_help_panel=PANEL)
+    float | None,
+    typer.Option(
+        help="Evidence: so many tokens later a token counts half. [default: it never fades]",
+        rich_help_panel=PANEL,
+    ),
 ]
 Switching = Annotated[
-    float | None, typer.Option(help="Evidence: probability a token that the author changes.", rich_help_panel=PANEL)
+    float | None,
+    typer.Option(
+        help="Evidence: probability at each token that the author changes, for texts of several. [default: never]",
+        rich_help_panel=PANEL,
+    ),
 ]
 Floor = Annotated[
-    float | None, typer.Option(help="Evidence: 'none of them', nats above uniform noise.", rich_help_panel=PANEL)
+    float | None,
+    typer.Option(
+        help="Evidence: the base answers text that no party explains better than uniform noise by so many nats "
+        "a symbol (1 nat = 1.44 bits). [default: none]",
+        rich_help_panel=PANEL,
+    ),
 ]
 Bound = Annotated[
     float | None,
-    typer.Option(help="Evidence: nats by which a party may exceed public text at one symbol.", rich_help_panel=PANEL),
+    typer.Option(
+        help="Evidence: most nats by which one symbol may speak for a party against public text. [default: 4]",
+        rich_help_panel=PANEL,
+    ),
 ]
 MinimumWeight = Annotated[
-    float | None, typer.Option(help="Evidence: smaller weights are dropped.", rich_help_panel=PANEL)
+    float | None,
+    typer.Option(
+        help="Evidence: an expert of smaller weight is not run. [default: 0.01]",
+        rich_help_panel=PANEL,
+    ),
 ]
-Smoothing = Annotated[float | None, typer.Option(help="Evidence: pseudo-count of each token.", rich_help_panel=PANEL)]
+Smoothing = Annotated[
+    float | None,
+    typer.Option(
+        help="Evidence: is added to every count, so that nothing is impossible. [default: 0.5]",
+        rich_help_panel=PANEL,
+    ),
+]
 
 
 def prompts_of(path: Path | None) -> dict[str, Any]:

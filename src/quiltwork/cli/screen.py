@@ -59,10 +59,12 @@ def run(
     ] = None,
     weights_only: Annotated[bool, typer.Option("--weights-only", help="No text, no model is run.")] = False,
     harm: Annotated[float, typer.Option(help="Share of the loss from which a text counts as harmed.")] = 0.02,
-    max_length: Annotated[int, typer.Option(help="Tokens a window.")] = 192,
-    max_bytes: Annotated[int | None, typer.Option(help="Score at most so much text a domain.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Windows at a time.")] = 16,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps, ...")] = "cpu",
+    max_length: Annotated[int, typer.Option(help="How many tokens the model sees at once.")] = 192,
+    max_bytes: Annotated[
+        int | None, typer.Option(help="Score at most so many bytes of text of each domain. [default: all]")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="How many such windows are scored at a time.")] = 16,
+    device: Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, mps and the like.")] = "cpu",
     trust: TrustFile = None,
     revocations: Revocations = None,
     out: Annotated[Path | None, typer.Option(help="HTML page to write, with PNG plots and JSON beside it.")] = None,

@@ -61,7 +61,9 @@ ShownRevocations = Annotated[
 """``--revocations`` in the same places."""
 
 PASSWORD = "QUILTWORK_KEY_PASSWORD"
-Key = Annotated[Path, typer.Option("--key", help=f"Your private key, PEM; its password in ${PASSWORD}.")]
+Key = Annotated[
+    Path, typer.Option("--key", help=f"File of your private key, PEM; its password is read from ${PASSWORD}.")
+]
 """``--key`` of an owner."""
 
 

@@ -46,8 +46,12 @@ def run(
     composed: Annotated[Path, typer.Argument(help="A composed mixture of experts.")],
     public: Annotated[list[Path], typer.Option(help="Public text. Repeatable.")],
     out: Annotated[Path, typer.Option(help="Directory to write.")],
-    what: Annotated[str, typer.Option(help="router, anchor, both or all.")] = "router",
-    proxies: Annotated[str, typer.Option(help="Stand-ins: none, evidence, dpp or classifier.")] = "none",
+    what: Annotated[
+        str, typer.Option(help="What is tuned: router, anchor (the base's own blocks), both, or all of a btx model.")
+    ] = "router",
+    proxies: Annotated[
+        str, typer.Option(help="Which public documents stand in for the parties: none, evidence, dpp or classifier.")
+    ] = "none",
     contribution: Annotated[
         list[Path] | None, typer.Option(help="Contribution of a party, for its stand-ins. Repeatable.")
     ] = None,
@@ -58,19 +62,29 @@ def run(
         str | None,
         typer.Option(help="--proxies: histograms that documents are chosen by, bigrams or tokens. [default: bigrams]"),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 200,
-    batch_size: Annotated[int, typer.Option(help="Sequences a step.")] = 16,
-    sequence_length: Annotated[int, typer.Option(help="Tokens a sequence.")] = 192,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
-    accumulation: Annotated[int, typer.Option(help="Micro-batches a step, to save memory.")] = 1,
-    precision: Annotated[str, typer.Option(help="Mixed precision: no, bf16 or fp16.")] = "no",
-    save_every: Annotated[int, typer.Option(help="Steps between saved states.")] = 100,
-    seed: Annotated[int, typer.Option(help="Seed of the order of blocks.")] = 0,
+    steps: Annotated[int, typer.Option(help="How many optimiser steps are taken.")] = 200,
+    batch_size: Annotated[int, typer.Option(help="How many sequences a step sees.")] = 16,
+    sequence_length: Annotated[int, typer.Option(help="How many tokens a sequence has.")] = 192,
+    learning_rate: Annotated[
+        float, typer.Option(help="Learning rate at its peak; it warms up to it and falls to zero.")
+    ] = 2e-3,
+    accumulation: Annotated[
+        int, typer.Option(help="Divide each step's sequences into so many parts, to save memory.")
+    ] = 1,
+    precision: Annotated[
+        str, typer.Option(help="Numbers that training computes in: no (the weights' own), bf16 or fp16.")
+    ] = "no",
+    save_every: Annotated[
+        int, typer.Option(help="How many steps lie between saved states, from which an interrupted run goes on.")
+    ] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the order in which text is seen.")] = 0,
     state: Annotated[Path | None, typer.Option(help="Where training keeps its state. [default: OUT.state]")] = None,
     cpu: Annotated[bool, typer.Option(help="Do not use an accelerator.")] = False,
     trust: TrustFile = None,
     revocations: Revocations = None,
-    max_bytes: Annotated[int | None, typer.Option(help="Refuse a contribution larger than this.")] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option(help="Refuse a contribution of more bytes than this. [default: no limit]")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing directory.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:

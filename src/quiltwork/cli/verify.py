@@ -41,9 +41,13 @@ def run(
     directories: Annotated[list[Path], typer.Argument(help="Contributions, or composed or merged models.")],
     trust: TrustFile = None,
     revocations: Revocations = None,
-    public_key: Annotated[Path | None, typer.Option(help="Public key, PEM.")] = None,
-    certificate: Annotated[Path | None, typer.Option(help="X.509 certificate, PEM.")] = None,
-    max_bytes: Annotated[int | None, typer.Option(help="Refuse a contribution larger than this.")] = None,
+    public_key: Annotated[Path | None, typer.Option(help="File of the public key that must have signed, PEM.")] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="File of an X.509 certificate whose key must have signed, PEM.")
+    ] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option(help="Refuse a contribution of more bytes than this. [default: no limit]")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Check contributions in full, and their signatures; check composed and merged models in full."""

@@ -28,7 +28,7 @@ def run(
     units: options.Units,
     party: options.PartyOption,
     out: options.Out,
-    dimension: Annotated[int, typer.Option(help="How many components.")] = 40,
+    dimension: Annotated[int, typer.Option(help="How many principal components are published.")] = 40,
     target: options.Target = None,
     features: options.Features = None,
     shape: options.Shape = None,

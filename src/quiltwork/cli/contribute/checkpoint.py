@@ -43,20 +43,28 @@ def run(
     ],
     party: Annotated[str, typer.Option(help="Your name in the composed model: a-z, 0-9, - and _.")],
     out: Annotated[Path, typer.Option(help="Directory to write.")],
-    scope: Annotated[str, typer.Option(help="full, ffn or lowrank.")] = "full",
-    rank: Annotated[int | None, typer.Option(help="lowrank: columns of the factors. [default: 64]")] = None,
+    scope: Annotated[str, typer.Option(help="What leaves: full, ffn or lowrank, as above.")] = "full",
+    rank: Annotated[
+        int | None, typer.Option(help="lowrank: columns of the two factors that stand for a change. [default: 64]")
+    ] = None,
     drop_rest: Annotated[
         bool, typer.Option("--drop-rest", help="ffn, lowrank: leave out what else was tuned, rather than refuse it.")
     ] = False,
     delta_dtype: Annotated[str, typer.Option(help="full: type of the differences: base, float32, bfloat16.")] = "base",
-    share: Annotated[str | None, typer.Option(help="Name of one of several experts of yours.")] = None,
+    share: Annotated[
+        str | None, typer.Option(help="Name of this one of several experts of yours: the party is PARTY.SHARE.")
+    ] = None,
     data: Annotated[
         list[Path] | None, typer.Option(help="The text that it was tuned on, for the statistics. Repeatable.")
     ] = None,
     tokens: Annotated[str, typer.Option(help="Token histogram of --data: as for contribute expert.")] = "exact",
-    bigrams: Annotated[str, typer.Option(help="Histogram of hashed bigrams of --data.")] = "exact",
-    trigrams: Annotated[str, typer.Option(help="Histogram of hashed trigrams of --data.")] = "none",
-    moments: Annotated[str, typer.Option(help="Residual moments of --data: none, diagonal or full.")] = "none",
+    bigrams: Annotated[str, typer.Option(help="Histogram of hashed pairs of tokens of --data: as --tokens.")] = "exact",
+    trigrams: Annotated[
+        str, typer.Option(help="Histogram of hashed triples of tokens of --data: as --tokens.")
+    ] = "none",
+    moments: Annotated[
+        str, typer.Option(help="Means and covariances of the base's inner states over --data: none, diagonal or full.")
+    ] = "none",
     text_field: Annotated[str, typer.Option(help="Field or column that holds the text.")] = "text",
     licence: Annotated[str, typer.Option(help="Licence of the contribution (SPDX).")] = "LicenseRef-unstated",
     card: Annotated[Path | None, typer.Option(help="File with free text for whoever composes.")] = None,

@@ -52,9 +52,14 @@ def run(
     ] = None,
     clusters: Annotated[
         int | None,
-        typer.Option(help="Group the documents in so many, and write OUT/PARTY.c0, OUT/PARTY.c1 ...: an expert each."),
+        typer.Option(
+            help="Group the documents in so many, an expert for each: OUT/PARTY.c0 and so on. [default: one expert]"
+        ),
     ] = None,
-    rank: Annotated[int | None, typer.Option(help="lowrank, lora: columns of the factors. [default: 16]")] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(help="lowrank, lora: columns of the two factors that stand for a change. [default: 16]"),
+    ] = None,
     alpha: Annotated[
         float | None,
         typer.Option(help="lowrank, lora: the factors' product is scaled by alpha / rank. [default: rank]"),
@@ -62,14 +67,24 @@ def run(
     width: Annotated[
         int | None, typer.Option(help="ffn: neurons of a narrower expert, chosen on your text. [default: the base's]")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Optimiser steps for each scope.")] = 200,
-    batch_size: Annotated[int, typer.Option(help="Sequences a step.")] = 16,
-    sequence_length: Annotated[int, typer.Option(help="Tokens a sequence.")] = 192,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
-    accumulation: Annotated[int, typer.Option(help="Micro-batches a step, to save memory.")] = 1,
-    precision: Annotated[str, typer.Option(help="Mixed precision: no, bf16 or fp16.")] = "no",
-    save_every: Annotated[int, typer.Option(help="Steps between saved states.")] = 100,
-    seed: Annotated[int, typer.Option(help="Seed of order and initialisation.")] = 0,
+    steps: Annotated[int, typer.Option(help="How many optimiser steps are taken for each scope.")] = 200,
+    batch_size: Annotated[int, typer.Option(help="How many sequences a step sees.")] = 16,
+    sequence_length: Annotated[int, typer.Option(help="How many tokens a sequence has.")] = 192,
+    learning_rate: Annotated[
+        float, typer.Option(help="Learning rate at its peak; it warms up to it and falls to zero.")
+    ] = 2e-3,
+    accumulation: Annotated[
+        int, typer.Option(help="Divide each step's sequences into so many parts, to save memory.")
+    ] = 1,
+    precision: Annotated[
+        str, typer.Option(help="Numbers that training computes in: no (the weights' own), bf16 or fp16.")
+    ] = "no",
+    save_every: Annotated[
+        int, typer.Option(help="How many steps lie between saved states, from which an interrupted run goes on.")
+    ] = 100,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the order in which text is seen, and of what starts at random.")
+    ] = 0,
     anchor_share: Annotated[
         float,
         typer.Option(help="ffn, lowrank: share of sequences trained beside the base's own FFN; 0 learns no router."),
@@ -77,7 +92,10 @@ def run(
     top_k: Annotated[
         int | None, typer.Option(help="ffn, lowrank: experts a token that you recommend to composers. [default: all]")
     ] = None,
-    bias: Annotated[float | None, typer.Option(help="ffn, lowrank: initial negative router bias, e.g. -0.1.")] = None,
+    bias: Annotated[
+        float | None,
+        typer.Option(help="ffn, lowrank: learn a bias too, from this negative number on, e.g. -0.1. [default: none]"),
+    ] = None,
     delta_dtype: Annotated[str, typer.Option(help="full: type of the differences: base, float32, bfloat16.")] = "base",
     tokens: Annotated[
         str,
@@ -85,9 +103,12 @@ def run(
             help="Token histogram: none, exact, min-count:5, laplace:epsilon=1, gaussian:epsilon=8,delta=1e-6."
         ),
     ] = "exact",
-    bigrams: Annotated[str, typer.Option(help="Histogram of hashed bigrams: as for --tokens.")] = "exact",
-    trigrams: Annotated[str, typer.Option(help="Histogram of hashed trigrams: as for --tokens.")] = "none",
-    moments: Annotated[str, typer.Option(help="Residual moments: none, diagonal or full.")] = "none",
+    bigrams: Annotated[str, typer.Option(help="Histogram of hashed pairs of tokens: as for --tokens.")] = "exact",
+    trigrams: Annotated[str, typer.Option(help="Histogram of hashed triples of tokens: as for --tokens.")] = "none",
+    moments: Annotated[
+        str,
+        typer.Option(help="Means and covariances of the base's inner states over your text: none, diagonal or full."),
+    ] = "none",
     proxies: Annotated[
         list[Path] | None,
         typer.Option(help="Public text, of which documents like yours are named for `tune`. Repeatable."),

@@ -28,7 +28,7 @@ def run(
     candidate: Annotated[list[Path], typer.Option(help="A composed mixture of experts. Repeatable.")],
     party: Annotated[str, typer.Option(help="Your name in the composed model: a-z, 0-9, - and _.")],
     out: Annotated[Path, typer.Option(help="Directory to write.")],
-    missing: Annotated[str, typer.Option(help="Rows with a missing value: refuse or drop.")] = "refuse",
+    missing: Annotated[str, typer.Option(help="What becomes of rows with a missing value: refuse or drop.")] = "refuse",
     licence: Annotated[str, typer.Option(help="Licence of the answer (SPDX).")] = "LicenseRef-unstated",
     confine: Annotated[
         bool, typer.Option(help="Seal this process: it can open data, candidates and the directory it writes to.")

@@ -53,8 +53,10 @@ def run(
         typer.Option(help="All labels that any party has, separated by commas. Repeatable. [default: yours]"),
     ] = None,
     n_experts: Annotated[str, typer.Option(help="Number of experts, or bic.")] = "2",
-    max_iterations: Annotated[int | None, typer.Option(help="Steps of the fit at most.")] = None,
-    missing: Annotated[str, typer.Option(help="Rows with a missing value: refuse or drop.")] = "refuse",
+    max_iterations: Annotated[
+        int | None, typer.Option(help="How many steps the fit takes at most. [default: 500]")
+    ] = None,
+    missing: Annotated[str, typer.Option(help="What becomes of rows with a missing value: refuse or drop.")] = "refuse",
     covariates: Annotated[
         str | None,
         typer.Option(

@@ -36,10 +36,14 @@ def run(
     units: options.Units,
     party: options.PartyOption,
     out: options.Out,
-    weights: Annotated[Path | None, typer.Option(help="Its state dict, as safetensors.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="File of the network's weights (its state dict), as safetensors.")
+    ] = None,
     shape: options.Shape = None,
     classes: options.Classes = None,
-    outputs: Annotated[int | None, typer.Option(help="Numbers that it predicts, where it has no classes.")] = None,
+    outputs: Annotated[
+        int | None, typer.Option(help="How many numbers it predicts, where it has no classes. [default: as it gives]")
+    ] = None,
     mean: Annotated[str, typer.Option(help="Subtracted from raw inputs, one or one a channel.")] = "0",
     std: Annotated[str, typer.Option(help="What is divided by afterwards, likewise.")] = "1",
     point: Annotated[
@@ -49,7 +53,9 @@ def run(
     embeds: Annotated[
         bool, typer.Option("--embeds", help="It is for taking moments by, public features say, and predicts nothing.")
     ] = False,
-    rows: Annotated[int | None, typer.Option(help="State how many inputs it was trained on.")] = None,
+    rows: Annotated[
+        int | None, typer.Option(help="State how many inputs it was trained on. [default: not stated]")
+    ] = None,
     note: Annotated[str, typer.Option(help="State how it was trained, in words.")] = "",
     data: options.MaybeData = None,
     held_out: Annotated[

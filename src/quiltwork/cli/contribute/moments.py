@@ -33,7 +33,10 @@ def run(
     party: options.PartyOption,
     out: options.Out,
     classes: options.Classes = None,
-    outputs: Annotated[int | None, typer.Option(help="Numbers to predict, for inputs without labels.")] = None,
+    outputs: Annotated[
+        int | None,
+        typer.Option(help="How many numbers are to be predicted, for inputs without labels. [default: as labels say]"),
+    ] = None,
     task: Annotated[str, typer.Option(help="classification, or regression of numbers.")] = "classification",
     shape: options.Shape = None,
     target: options.Target = None,

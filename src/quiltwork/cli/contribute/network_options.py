@@ -51,7 +51,10 @@ Features = Annotated[
 Size = Annotated[
     str | None, typer.Option(help="Bring image files to HEIGHT,WIDTH.", metavar="H,W", rich_help_panel=INPUTS)
 ]
-Channels = Annotated[int | None, typer.Option(help="Bring image files to 1 or 3 channels.", rich_help_panel=INPUTS)]
+Channels = Annotated[
+    int | None,
+    typer.Option(help="Bring image files to 1 or 3 channels. [default: as they are]", rich_help_panel=INPUTS),
+]
 Units = Annotated[
     str,
     typer.Option(help="Units of raw inputs, the same for all parties; 0..1 and the like bound them."),

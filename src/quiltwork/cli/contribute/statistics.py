@@ -48,8 +48,8 @@ def run(
         int | None, typer.Option(help="Fewer inputs are refused. [default: 100, and twice the widest point]")
     ] = None,
     precision: Annotated[str, typer.Option(help="In which a batch is multiplied: float64 or float32.")] = "float64",
-    batch: Annotated[int, typer.Option(help="Inputs at a time.")] = 256,
-    seed: Annotated[int, typer.Option(help="Of the choice of held-out rows.")] = 0,
+    batch: Annotated[int, typer.Option(help="How many inputs are gone through at a time.")] = 256,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of held-out rows.")] = 0,
     target: options.Target = None,
     features: options.Features = None,
     size: options.Size = None,

@@ -36,11 +36,13 @@ def run(
         bool, typer.Option(help="Surer of the true class; else of the likeliest, which is much worse.")
     ] = True,
     temperature: Annotated[float, typer.Option(help="Divides both networks' logits.")] = 1.0,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 300,
-    batch_size: Annotated[int, typer.Option(help="Inputs a step.")] = 64,
+    steps: Annotated[int, typer.Option(help="How many optimiser steps are taken.")] = 300,
+    batch_size: Annotated[int, typer.Option(help="How many inputs a step sees.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="At the first step; it falls to zero.")] = 1e-4,
-    weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the order of inputs.")] = 0,
+    weight_decay: Annotated[
+        float, typer.Option(help="How strongly the optimiser (AdamW) draws weights to zero.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the order of inputs.")] = 0,
     target: options.Target = None,
     features: options.Features = None,
     size: options.Size = None,

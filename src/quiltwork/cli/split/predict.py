@@ -40,7 +40,7 @@ def run(
     run_: Annotated[Path, typer.Option("--run", help="Run directory that train wrote.")],
     data: Annotated[list[str], typer.Option(help="NAME=FILE: a party's own columns of the new rows. Repeatable.")],
     out: Annotated[Path, typer.Option(help="CSV file to write.")],
-    quorum: Annotated[int | None, typer.Option(help="How many parties suffice; all, if left out.")] = None,
+    quorum: Annotated[int | None, typer.Option(help="How many parties suffice. [default: all]")] = None,
     trust_code: Annotated[list[str] | None, typer.Option(help="Whose own code may run. Repeatable.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
