@@ -130,7 +130,8 @@ def test_negative_control_without_the_check_of_losses_a_spoiled_expert_passes(
     planted = label_noise(world)
     assert accused(screened(world, FFN, planted)) == {VICTIM}
     monkeypatch.setattr(rounds, "loss_findings", lambda *_: iter(()))
-    monkeypatch.setattr(room, "expert_findings", lambda _: iter(()))
+    monkeypatch.setattr(rounds, "together_findings", lambda *_: iter(()))
+    monkeypatch.setattr(room, "expert_findings", lambda *_: iter(()))
     assert accused(screened(world, FFN, planted)) == set()
 
 

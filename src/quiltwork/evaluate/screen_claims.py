@@ -14,8 +14,9 @@ does not claim its text t where, by more than chance,
 
 That alone harms nobody: an owner of mixed text, with a tenth of somebody's special kind in it, describes that kind
 better than its own mixture. It is a finding only where p's text, or another by p, is predicted worse by more than
-counts as harm, and it stands before the harms that others seem to do. Routers that read no histograms, and those
-without one of public text, have no such figure.
+counts as harm, or where p's row is next to nothing on p's own text (less than ``NOTHING`` of the other gain, that
+being ``PLAIN`` nats at least). It stands before the harms that others seem to do. Routers that read no histograms, and
+those without one of public text, have no such figure.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from quiltwork.compose.statistics import FEATURES
 from quiltwork.evaluate.matrix import HeldOut
 from quiltwork.evaluate.screen_losses import errors_needed, mean_and_error
 from quiltwork.evaluate.screen_record import Description, Effect, Finding, Level, Rule
-from quiltwork.evaluate.screen_verdicts import Found, is_of
+from quiltwork.evaluate.screen_verdicts import Found, is_of, is_worse
 from quiltwork.evidence import bigrams, trigrams
 from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.models.base import Base
@@ -38,6 +39,8 @@ from quiltwork.models.base import Base
 Array = NDArray[np.float64]
 
 SHARE = 0.5
+NOTHING = 0.1
+PLAIN = 0.5
 
 
 def descriptions(
@@ -96,8 +99,9 @@ def description_findings(found: Sequence[Description], effects: Sequence[Effect]
             continue
         mine, theirs = (max(some, key=lambda one: one.gain) for some in (own, others))
         if _most(mine) < SHARE * _least(theirs):
+            nothing = _most(mine) < NOTHING * _least(theirs) and _least(theirs) > PLAIN
             harmed = any(_concerns(one, party, rule) for one in effects)
-            yield party, _finding("look" if harmed else "note", mine, theirs)
+            yield party, _finding("look" if nothing or harmed else "note", mine, theirs)
 
 
 def _judged(found: Sequence[Description], rule: Rule) -> Iterator[Description]:
@@ -122,12 +126,8 @@ def _least(one: Description) -> float:
 
 
 def _concerns(effect: Effect, party: str, rule: Rule) -> bool:
-    """Whether a party makes a text worse, or its own text is made worse by others, alone or together.
-
-    Beside the figure it needs less to ask than to call somebody harmful: a change of that size may be chance.
-    """
-    worse = effect.kind in ("harm", "cost") and effect.change > rule.harm * effect.absent
-    return worse and (effect.party == party or is_of(effect.text, party))
+    """Whether a party makes a text worse, or its own text is made worse by others, alone or together."""
+    return is_worse(effect, rule) and (effect.party == party or is_of(effect.text, party))
 
 
 def _finding(level: Level, mine: Description, theirs: Description) -> Finding:

@@ -9,6 +9,11 @@ less those that the model without it needs. In bits per byte
 the standard error of a ratio over n documents taken as a sample of many (Cochran 1977, section 6.4). Documents are
 compared with themselves, so what makes a document hard cancels. What counts as harm is in ``Rule``.
 
+Who takes a little of everybody's text harms each text in few documents, and no text beyond chance. So the mean of the
+relative changes over all others' texts T is held against the same rule:
+
+    mean = 1/m sum_T change_T / absent_T        error = 1/m sqrt( sum_T (error_T / absent_T)^2 )
+
 >>> one = Losses((700.0, 690.0, 710.0, 705.0, 695.0), (250,) * 5)
 >>> two = Losses((720.0, 708.0, 731.0, 724.0, 716.0), (250,) * 5)
 >>> found = effect("ash", "wiki", two, one, Rule(), judged=1)
@@ -77,6 +82,26 @@ def effect(party: str, text: str, present: Losses, absent: Losses, rule: Rule, j
         documents=n,
         round=number,
     )
+
+
+class Together(NamedTuple):
+    """A contribution's effect on several texts: the mean of relative changes, its error, and what may be chance."""
+
+    mean: float
+    error: float
+    chance: float
+    texts: int
+
+
+def together(effects: Sequence[Effect], rule: Rule) -> Together | None:
+    """Over the texts of some effects; None where fewer than two have documents enough."""
+    enough = [one for one in effects if one.error is not None and one.kind != "unknown"]
+    if len(enough) < 2:
+        return None
+    mean = sum(one.change / one.absent for one in enough) / len(enough)
+    error = math.sqrt(sum(((one.error or 0.0) / one.absent) ** 2 for one in enough)) / len(enough)
+    chance = errors_needed(rule, min(one.documents for one in enough), 1) * error
+    return Together(mean, error, chance, len(enough))
 
 
 def _kind(change: float, absent: float, chance: float | None, rule: Rule) -> Kind:

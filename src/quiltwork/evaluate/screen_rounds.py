@@ -4,11 +4,12 @@ One bad contribution makes others look bad: where it claims no text, honest expe
 takes text, what others do there changes. So blame is laid in an order, and each step is taken only if the one before
 found nobody:
 
-1. faults of one's own, whatever the losses: size, histogram, expert, capture
-2. histograms that describe others' text and not their own (``screen_claims``), while somebody is harmed there
-3. experts that are not given their own text, while others do harm there
-4. if more than half harm, it is the method that harms, or most of them: all are called *look*, nobody is set aside
-5. the one that harms most, of those whose harm does not hang on another's:
+1. faults of one's own, whatever the losses: size, histogram, expert
+2. whoever answers most of others' text; histograms that describe others' text and not their own (``screen_claims``),
+   and experts that are not given their own text, while somebody is harmed there
+3. if more than half harm, it is the method that harms, or most of them: all are called *look*, nobody is set aside;
+   before step 2 where the router reads no histograms
+4. the one that harms most, of those whose harm does not hang on another's:
 
 Let h(x, T | S) be whether x harms text T in the composition of S. The harm of x hangs on y where every T that x harms
 is not y's, and is not harmed without y: not h(x, T | S - y). Whose harm hangs on nobody's is judged first, and the
@@ -28,7 +29,7 @@ from quiltwork.composite import Composite
 from quiltwork.evaluate.screen_claims import description_findings
 from quiltwork.evaluate.screen_record import Capture, Description, Effect, Finding
 from quiltwork.evaluate.screen_runs import Measured, Runs
-from quiltwork.evaluate.screen_verdicts import capture_findings, claim_findings, is_of, loss_findings
+from quiltwork.evaluate.screen_verdicts import capture_findings, claim_findings, is_of, loss_findings, together_findings
 
 Findings = dict[str, list[Finding]]
 Group = tuple[str, ...]
@@ -36,7 +37,7 @@ Group = tuple[str, ...]
 _METHOD = (
     "more than half of them harm somebody: the method does it, or most of them do, and this one may not be the cause"
 )
-_OWN_FAULTS = ("norm", "histogram", "expert", "capture")
+_OWN_FAULTS = ("norm", "histogram", "expert")
 
 
 def add(findings: Findings, *found: Iterable[tuple[str, Finding]]) -> None:
@@ -96,8 +97,9 @@ class Rounds:
         astray = [party for party, some in found.items() if any(f.level != "note" for f in some)]
         # who answers text that its own party does not claim takes it from nobody
         claimed = [one for one in measured.captures if not any(is_of(one.text, party) for party in astray)]
-        add(found, loss_findings(measured.effects, self.together), capture_findings(claimed, rule))
-        if self.runs.method.needs() & set(FEATURES):
+        add(found, loss_findings(measured.effects, self.together), together_findings(measured.effects, rule))
+        add(found, capture_findings(claimed, rule))
+        if self._reads:
             add(found, claim_findings(claimed, measured.effects, rule))
         return found
 
@@ -109,15 +111,22 @@ class Rounds:
             every = {p: (*self.findings[p], *found[p]) for p in parties}
             return [p for p in parties if any(f.check in checks and f.level != "note" for f in every[p])]
 
-        if suspects := with_fault(*_OWN_FAULTS) or with_fault("claim"):
-            return suspects
         harmful = with_fault("loss")
-        if 2 * len(harmful) > len(parties):
+        most = 2 * len(harmful) > len(parties)
+        # learned rows give foreign text to whom they please: where most harm, to attract it is no fault of one's own
+        if suspects := with_fault(*_OWN_FAULTS) or ([] if most and not self._reads else with_fault("capture", "claim")):
+            return suspects
+        if most:
             self.majority = tuple(harmful)
             _doubt(found, harmful, _METHOD, "Try another method, and screen again.")
         elif harmful:
             return self._worst(composite, harmful, found, measured)
         return []
+
+    @property
+    def _reads(self) -> bool:
+        """Whether the router reads histograms."""
+        return bool(self.runs.method.needs() & set(FEATURES))
 
     def _worst(self, composite: Composite, harmful: Sequence[str], found: Findings, measured: Measured) -> list[str]:
         """The group that harms most, of those whose harm hangs on nobody's; all of them, in doubt, if there is none."""
@@ -127,12 +136,8 @@ class Rounds:
             why = f"this harm vanishes without any of {', '.join(harmful)}: which of them is the cause cannot be told"
             _doubt(found, harmful, why, "Compose without one of them, and screen again.")
             return list(harmful)
-        harms = [one for one in measured.effects if one.kind == "harm" and one.party]
-        worst = max(
-            (one for one in harms if any(one.party in group for group in free)),
-            key=lambda one: one.change / one.absent,
-        )
-        return list(self._group(worst.party, composite))
+        theirs = [one for one in measured.effects if any(one.party in group for group in free)]
+        return list(self._group(max(theirs, key=lambda one: one.change / one.absent).party, composite))
 
     def _group(self, party: str, composite: Composite) -> Group:
         return tuple(name for name in self.together[party] if name in composite.parties)
@@ -142,7 +147,7 @@ class Rounds:
         harmed = [one.text for one in measured.effects if one.kind == "harm" and one.party == group[0]]
         if any(is_of(text, party) for text in harmed for party in other):
             return False
-        return not self.runs.harms(composite, group, other, harmed, measured)
+        return bool(harmed) and not self.runs.harms(composite, group, other, harmed, measured)
 
 
 def _doubt(found: Findings, parties: Sequence[str], why: str, mend: str) -> None:

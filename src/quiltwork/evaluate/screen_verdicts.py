@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from quiltwork.contribution.fields import owner_of
 from quiltwork.evaluate.screen_evidence import COMMON
-from quiltwork.evaluate.screen_losses import errors_needed
+from quiltwork.evaluate.screen_losses import errors_needed, together
 from quiltwork.evaluate.screen_record import Advice, Capture, Effect, Finding, Level, Likeness, Rule, Screened
 from quiltwork.evaluate.screen_weights import ALIKE
 from quiltwork.models.slots import BASE_SLOT
@@ -65,12 +65,12 @@ def groups(parties: Sequence[str], likeness: Sequence[Likeness]) -> dict[str, tu
     return {party: tuple(sorted(group)) for party, group in found.items()}
 
 
-def loss_findings(effects: Sequence[Effect], together: Mapping[str, Sequence[str]]) -> Found:
+def loss_findings(effects: Sequence[Effect], groups: Mapping[str, Sequence[str]]) -> Found:
     """Texts that a contribution makes worse, by the rule; its own is one of them."""
     for one in effects:
         if not one.party or one.kind not in ("harm", "cost"):
             continue
-        copies = [party for party in together[one.party] if party != one.party]
+        copies = [party for party in groups[one.party] if party != one.party]
         what = f"{one.text}: {one.present:.3f} bits per byte with it, {one.absent:.3f} without ({change(one)})"
         if copies:
             what += f"; {', '.join(copies)} was taken out with it"
@@ -85,6 +85,21 @@ def loss_findings(effects: Sequence[Effect], together: Mapping[str, Sequence[str
         yield one.party, Finding(check="loss", level=level, about=one.text, what=what, why=why, mend=mend)
 
 
+def together_findings(effects: Sequence[Effect], rule: Rule) -> Found:
+    """Contributions that make others' texts worse, all taken together, where no single one may show it."""
+    for party in dict.fromkeys(one.party for one in effects if one.party):
+        others = [one for one in effects if one.party == party and not is_of(one.text, party)]
+        found = together(others, rule)
+        if found is not None and found.mean > rule.harm + found.chance:
+            what = (
+                f"the {found.texts} texts of others are predicted worse by {100 * found.mean:.1f} % ± "
+                f"{100 * found.error:.1f} in the mean because it takes part"
+            )
+            why = "it takes a part of everybody's text, and predicts it worse; all texts together, that is not chance"
+            mend = "Compose without it, or bound its evidence more (bound)."
+            yield party, Finding(check="loss", level="harm", what=what, why=why, mend=mend)
+
+
 def change(one: Effect) -> str:
     """A change in per cent with its error.
 
@@ -96,10 +111,15 @@ def change(one: Effect) -> str:
     return f"{100 * one.change / one.absent:+.1f} %{error}"
 
 
-def expert_findings(alone: Sequence[Effect]) -> Found:
+def is_worse(one: Effect, rule: Rule) -> bool:
+    """Whether a text is worse by chance hardly, and by as much as counts as harm: enough for a question."""
+    return one.kind in ("harm", "cost") and one.change > rule.harm * one.absent
+
+
+def expert_findings(alone: Sequence[Effect], rule: Rule) -> Found:
     """Experts that by themselves predict their own party's text worse than the base does."""
     for one in alone:
-        if one.kind == "harm":
+        if is_worse(one, rule):
             yield (
                 one.party,
                 Finding(
@@ -122,6 +142,8 @@ def capture_findings(captures: Sequence[Capture], rule: Rule) -> Found:
         if not enough:
             continue
         mean, uniform = (sum(getattr(one, name) for one in enough) / len(enough) for name in ("group", "uniform"))
+        # an owner of several experts may answer as much as several
+        uniform *= sum(is_of(one.party, party) for one in captures if one.text == enough[0].text)
         gap = mean - sum(one.owner for one in enough) / len(enough)
         error = sum((one.error or 0.0) ** 2 for one in enough) ** 0.5 / len(enough)
         chance = errors_needed(rule, min(one.documents for one in enough), 1) * error
@@ -131,7 +153,7 @@ def capture_findings(captures: Sequence[Capture], rule: Rule) -> Found:
                 f"it answers {100 * mean:.0f} % of others' text, more than those whose text it is "
                 f"({100 * (mean - gap):.0f} %); most of {worst.text} ({100 * worst.group:.0f} %)"
             )
-            why = f"the router prefers it to the owners; {100 * worst.uniform:.0f} % each would be even"
+            why = f"the router prefers it to the owners; {100 * uniform:.0f} % would be even"
             mend = "Look at its effect on these texts; bound its evidence, or lower its weight."
             yield (
                 party,
