@@ -1,151 +1,244 @@
-"""Composed directories, spoiled likewise: opened, hashed, made into a model, and a party taken out.
+"""Composed directories, spoiled (``hostile_composed``), then used as the verbs use them, in this order:
 
-A directory that was spoiled and not sealed anew must be refused before its model is used; one whose record was made
-true again may be anything, and then only the error counts. The oracle reads quiltwork.json with ``json`` and hashes
-files.
+    list, add  the record, the layout, the method and its options, the parts
+    verify     every byte
+    generate   the model, the directory's tokenizer, some tokens
+    evaluate   bits per byte of a text, and who answered
+    remove     a party taken out
+
+A directory fails a trial where something was made of it that the oracle says must be refused; where any error comes out
+that is not of quiltwork's tree; where what was accepted answers with something else than finite numbers, one for each
+token of the vocabulary; where reading writes, connects or unpickles, takes longer than the limit, or more memory.
+
+The oracle reads the record (quiltwork.json, or merge.json of a merged checkpoint) with ``json`` and hashes files. It
+shares no code with the reader.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hostile_folder import Folder, Special, load, put
-from hostile_mutations import edit_json, entries, header, octets, values
+import torch
+from hostile_composed import FAMILIES, INDEX, MERGED, RECORD, record_name, spoil
+from hostile_folder import Folder, load, put, split
 from hostile_oracle import sha, spelling
-from hostile_trial import MOST_SECONDS, WATCH, Memory, Outcome, TooSlow, bounded
+from hostile_trial import MOST_GROWTH, MOST_SECONDS, WATCH, Memory, Outcome, TooSlow, bounded, limited_memory
 
-from quiltwork.composite.language import open_composite
-from quiltwork.errors import QuiltworkError
+from quiltwork.cli.generate import answering, continued
+from quiltwork.compose.merged import read_merged
+from quiltwork.compose.reopen import LANGUAGE_METHODS, make_language_method
+from quiltwork.composite.language import open_composite, saved_layout
+from quiltwork.composite.listed import Listed
+from quiltwork.composite.written import Written, read_written
+from quiltwork.errors import ExportError, QuiltworkError
+from quiltwork.evaluate.matrix import HeldOut, run
+from quiltwork.models.base import load_tokenizer, open_base, separator_id
 
-RECORD = "quiltwork.json"
 _READABLE = (".safetensors", ".json", ".bin", ".pt", ".pth", ".py", ".jinja", ".model", ".txt", ".gguf", ".pkl")
+_TEXT = "a page about nothing in particular"
 
 
 def must_refuse(path: Path) -> str | None:
     """Why no model may be made of a directory, or None."""
     try:
-        record = json.loads((path / RECORD).read_bytes())
+        own = record_name({entry.name for entry in path.iterdir()})
+        record = json.loads((path / own).read_bytes())
         listed = record["files"]
         if record["digest"] != sha(spelling({name: value for name, value in record.items() if name != "digest"})):
             return "digest of the record"
         for name, entry in listed.items():
             data = (path / name).read_bytes() if (path / name).is_file() else None
-            if data is None or len(data) != entry["bytes"] or sha(data) != entry["digest"]:
+            if "/" in name or data is None or len(data) != entry["bytes"] or sha(data) != entry["digest"]:
                 return f"{name} is not what was written"
-        names = {entry.name for entry in path.iterdir()} - {RECORD, *listed}
+        names = {entry.name for entry in path.iterdir()} - {own, *listed}
         strange = [name for name in names if name.lower().endswith(_READABLE) and not name.startswith(".")]
         return f"undeclared {strange[0]!r}" if strange else None
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         return f"no record: {type(error).__name__}"
 
 
-def _reseal(folder: Folder) -> Folder:
-    """Make the record true again: of the files that are there and files."""
-    try:
-        record = json.loads(folder[RECORD])  # type: ignore[arg-type]
-        for name, entry in record["files"].items():
-            data = folder.get(name)
-            if isinstance(data, bytes):
-                entry["bytes"], entry["digest"] = len(data), sha(data)
-        record.pop("digest", None)
-        record["digest"] = sha(spelling(record))
-        return {**folder, RECORD: spelling(record)}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return folder
-
-
-def _fields(rng: random.Random, folder: Folder, others: Sequence[Folder]) -> Folder:
-    """Fields of one of the JSON files."""
-    name = rng.choice(sorted(name for name, data in folder.items() if name.endswith(".json") and data))
-    other = rng.choice(others)
-    data, donor = folder[name], other.get(name, b"{}")
-    try:
-        value = json.loads(data)  # type: ignore[arg-type]
-        edit_json(rng, value, [json.loads(donor)])  # type: ignore[arg-type]
-        return {**folder, name: json.dumps(value, indent=2, sort_keys=True).encode("utf-8", "surrogatepass") + b"\n"}
-    except (ValueError, TypeError, RecursionError):
-        return folder
-
-
-def _swap(rng: random.Random, folder: Folder, others: Sequence[Folder]) -> Folder:
-    """A file of another directory, or of this one under another name."""
-    name, other = rng.choice(sorted(folder)), rng.choice([*others, folder])
-    return {**folder, name: other[rng.choice(sorted(other))]}
-
-
-_FAMILIES = {"fields": (_fields, 5), "header": (header, 3), "values": (values, 1), "octets": (octets, 3)}
-_ALL = {**_FAMILIES, "entries": (entries, 2), "swaps": (_swap, 2)}
+def vocabulary(path: Path) -> int:
+    """Rows of the token embeddings, as the header of their shard has it."""
+    table = json.loads((path / INDEX).read_bytes())["weight_map"] if (path / INDEX).is_file() else {}
+    name = min((one for one in table if one.endswith("embed_tokens.weight")), default="model.embed_tokens.weight")
+    found = split((path / table.get(name, "model.safetensors")).read_bytes())
+    assert found is not None
+    return int(found[0][name]["shape"][0])
 
 
 class CompositeRange:
-    """Saved composites in memory, and a place to lay spoiled ones out."""
+    """Saved composites in memory, and a place to lay spoiled ones out; ``among`` are the families of mutations."""
 
-    def __init__(self, specimens: Mapping[str, Path], place: Path, seed: int) -> None:
+    def __init__(
+        self, specimens: Mapping[str, Path], place: Path, seed: int, among: Collection[str] = FAMILIES
+    ) -> None:
         self.folders: dict[str, Folder] = {name: load(path) for name, path in specimens.items()}
-        self.place, self.seed = place, seed
+        self.place, self.seed, self.among = place, seed, among
         self.outside = place / "outside.json"
-        shutil.copy(next(iter(specimens.values())) / RECORD, self.outside)
+        shutil.copy(next(iter(specimens.values())) / "config.json", self.outside)
+        for path in specimens.values():  # libraries import and keep on first use what is no trial's
+            Use(path).all()
 
-    def trial(self, number: int) -> Outcome:
+    def spoiled(self, number: int) -> tuple[str, str, Folder]:
+        """Specimen, families and folder of a trial."""
         rng = random.Random(f"{self.seed}-composite-{number}")
         name = rng.choice(sorted(self.folders))
-        (family,) = rng.choices(list(_ALL), [weight for _, weight in _ALL.values()])
-        folder = _ALL[family][0](rng, self.folders[name], list(self.folders.values()))
-        if rng.random() < 0.5 and not any(isinstance(entry, Special) for entry in folder.values()):
-            folder = _reseal(folder)
+        families, folder = spoil(rng, self.folders[name], list(self.folders.values()), self.among)
+        return name, families, folder
+
+    def trial(self, number: int) -> Outcome:
+        name, families, folder = self.spoiled(number)
         path = self.place / "x"
         shutil.rmtree(path, ignore_errors=True)
         put(folder, path, self.outside)
         memory, began = Memory(), time.process_time()
-        used, error, failure = _use(path)
+        use = Use(path)
+        failure = use.through()
         seconds, growth = time.process_time() - began, memory.growth()
-        if used and failure is None and (reason := must_refuse(path)) is not None:
-            failure = f"wrongly accepted: {reason}"
-        if failure is None and not used and folder in self.folders.values():
-            failure = f"refused an untouched specimen: {error}"
-        return Outcome(number, name, family, used, error, seconds, growth, failure)
+        failure = failure or self._judge(path, folder, use)
+        if failure is None and growth > MOST_GROWTH:
+            failure = f"took {growth} bytes of memory"
+        return Outcome(number, name, families, use.used, use.error, seconds, growth, failure)
+
+    def _judge(self, path: Path, folder: Folder, use: Use) -> str | None:
+        reason = must_refuse(path) if use.verified or use.used else None
+        if reason is not None:
+            return f"wrongly accepted: {reason}"
+        if not use.through_all and folder in self.folders.values():
+            return f"refused an untouched specimen: {use.error}"
+        return None
 
 
-def _use(path: Path) -> tuple[bool, str, str | None]:
-    """Open, hash, build and take a party out; whether a model came of it, the error's name, and what went wrong."""
-    used = False
-    try:
-        with bounded(MOST_SECONDS), WATCH.on():
-            composite = open_composite(path)
-            composite.model()
-            used = True
-            composite.without(composite.assembly.parties[0]).checkpoint("native")
-    except QuiltworkError as error:
-        return used, type(error).__name__, None
-    except (Exception, TooSlow) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        # the place in the package, not in a library that it calls
-        last = next((one for one in reversed(frames) if "/quiltwork/" in one.filename), frames[-1])
-        return used, type(error).__name__, f"raised {error!r:.200} at {Path(last.filename).name}:{last.lineno}"
-    return used, "", f"did more than read: {WATCH.acts[0]}" if WATCH.acts else None
+class Use:
+    """What the verbs do with a directory, and how far they came."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.verified = self.used = self.through_all = False
+        self.error = ""
+
+    def through(self) -> str | None:
+        """Do it all; what went wrong, or None."""
+        try:
+            with bounded(MOST_SECONDS), limited_memory(2 * MOST_GROWTH), WATCH.on():
+                self.all()
+        except QuiltworkError as error:
+            self.error = type(error).__name__
+            plain = all(isinstance(part, str) and part for part in (error.what, error.why, error.mend))
+            # a process without this limit would have taken the memory
+            if "allocate" in error.why or isinstance(error.__cause__, MemoryError):
+                return "asked for memory without end"
+            if isinstance(error.__cause__, ImportError):
+                return f"asked for a package: {error.__cause__!r:.200}"
+            return None if plain else "an error without words"
+        except (Exception, TooSlow) as error:
+            self.error = type(error).__name__
+            return f"raised {error!r:.200} at {_where(error)}"
+        except BaseException as error:  # what a library in Rust throws where it panics
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            return f"raised {error!r:.200} at {_where(error)}"
+        return f"did more than read: {WATCH.acts[0]}" if WATCH.acts else self._unsound()
+
+    def all(self) -> None:
+        """Do it all.
+
+        Raises:
+            QuiltworkError: something was refused; what else comes out is a failure.
+        """
+        if (self.path / RECORD).is_file() or not (self.path / MERGED).is_file():
+            self._list()
+            self._verify(read_written(self.path))
+            self._answer()
+            self._remove()
+        else:
+            self._verify(read_merged(self.path).listed)
+            self._answer()
+        self.through_all = True
+
+    def _list(self) -> None:
+        provenance = read_written(self.path).provenance
+        saved_layout(self.path)
+        if provenance.options is not None and provenance.method in LANGUAGE_METHODS:
+            make_language_method(provenance.method, {"include": None, **provenance.options}, self.path / RECORD)
+        with suppress(ExportError):  # a sum, in which nobody has a slot
+            open_composite(self.path)
+
+    def _verify(self, listed: Written | Listed) -> None:
+        listed.verify()
+        self.verified = True
+
+    def _answer(self) -> None:
+        model, slots = answering(self.path)
+        self.used = True
+        tokenizer: Any = load_tokenizer(self.path)
+        continued(model, tokenizer, _TEXT, max_new_tokens=2, temperature=1.0, seed=0)
+        held_out = HeldOut({"text": [_TEXT]}, (), max_length=16, batch_size=2)
+        self.bits = run(model, tokenizer, held_out, prefix=separator_id(tokenizer), slots=slots).row.domains["text"]
+        ids = tokenizer(_TEXT, add_special_tokens=False)["input_ids"][:8]
+        with torch.no_grad():
+            self.logits = model(input_ids=torch.tensor([ids])).logits
+
+    def _remove(self) -> None:
+        try:
+            composite = open_composite(self.path)
+        except ExportError:
+            return
+        composite.without(composite.parties[0]).checkpoint(saved_layout(self.path))
+
+    def _unsound(self) -> str | None:
+        """Why what was accepted is no sound model."""
+        if self.logits.dim() != 3 or self.logits.shape[-1] != vocabulary(self.path):
+            return f"answers of shape {list(self.logits.shape)}"
+        finite = bool(self.logits.isfinite().all()) and math.isfinite(self.bits.value)
+        return None if finite else "answers that are not finite"
 
 
-def write_composites(folder: Path, experts: Sequence[Path], base: Any) -> dict[str, Path]:
-    """One saved composite of each layout and kind, of the same experts."""
+def _where(error: BaseException) -> str:
+    """The place in the package, not in a library that it calls."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = next((one for one in reversed(frames) if "/quiltwork/" in one.filename), frames[-1])
+    return f"{Path(last.filename).name}:{last.lineno}"
+
+
+def write_composites(folder: Path, parts: Mapping[str, Path], base: Any) -> dict[str, Path]:
+    """Saved composites of each layout and kind, of the same two experts."""
+    from quiltwork.compose.checkpoints import Merge
     from quiltwork.compose.method import compose
     from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
+    from quiltwork.compose.router_both import RowsAndEvidence
+    from quiltwork.compose.soup import Soup
     from quiltwork.contribution.store import read
 
     evidence = PrefixEvidence(features="tokens", floor=0.0)
-    methods = {
-        "native": (MixtureOfExperts(evidence), "native"),
+    methods: dict[str, tuple[Any, Any]] = {
+        "rows": (MixtureOfExperts(LearnedRows()), "native"),
+        "evidence": (MixtureOfExperts(evidence), "native"),
+        "both": (MixtureOfExperts(RowsAndEvidence(LearnedRows(), evidence)), "native"),
         "whole": (MixtureOfExperts(evidence, scope="full"), "native"),
         "portable": (MixtureOfExperts(LearnedRows()), "portable"),
+        "sum": (Soup(), "portable"),
     }
-    parts = [read(path) for path in experts]
-    return {
-        name: compose(parts, method, base).save(folder / name, layout=layout)  # type: ignore[arg-type]
+    experts = [read(parts["expert"]), read(parts["expert-share"])]
+    found = {
+        name: compose(experts, method, base).save(folder / name, layout=layout)
         for name, (method, layout) in methods.items()
     }
+    both = {"one": base, "other": open_base(_plain_copy(found["sum"], folder / "other"))}
+    return found | {"merged": Merge(models=both).save(folder / "merged")}
+
+
+def _plain_copy(path: Path, target: Path) -> Path:
+    """A composed dense model without its record, which makes it anybody's checkpoint."""
+    shutil.copytree(path, target)
+    (target / RECORD).unlink()
+    return target

@@ -61,7 +61,7 @@ CONTROLS: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
     "spelling": (manifest, "canonical_bytes", lambda found: b"", "refused an untouched"),
     "names": (store, "_check_names", lambda *args: None, "wrongly accepted"),
     "declared": (store, "check_declared", lambda found: None, "wrongly accepted"),
-    "payload": (store, "_verify_payload", lambda *args: None, "wrongly accepted"),
+    "payload": (store, "_verify_payload", lambda *args, **kwargs: None, "wrongly accepted"),
     "crash": (header, "parse", raises, "raised"),
     "write": (store, "_check_limit", writes, "did more than read"),
 }

@@ -237,9 +237,8 @@ def test_trap_of_the_width_of_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(logits(right), logits(composite_model(assembly)), atol=2e-5, rtol=0)
     row = FAMILIES["qwen3"]
     put_in_table(monkeypatch, replace(row, defaults=tuple(d for d in row.defaults if d[0] != "head_dim")))
-    base = open_base(base.path)
-    with pytest.raises(RuntimeError, match=r"size mismatch|mismatched"):
-        plain(written(mixture_of(base), base, tmp_path / "wrong"))
+    with pytest.raises(CheckpointError, match=r"q_proj.*has shape \[512, 32\], and config.json says \[32, 32\]"):
+        open_base(base.path)
 
 
 def test_trap_of_norms_of_heads(base_of: Bases) -> None:

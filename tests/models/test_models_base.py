@@ -78,7 +78,7 @@ def test_one_bit_of_any_tensor_changes_the_digest(copied: Base) -> None:
         {"rms_norm_eps": 1e-5},
         {"rope_parameters": {"rope_type": "default", "rope_theta": 10001.0}},
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}},
-        {"num_attention_heads": 2, "num_key_value_heads": 2},
+        {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16},
         {"hidden_act": "gelu"},
     ],
     ids=str,

@@ -12,6 +12,7 @@ from quiltwork.cli.trusting import RevocationKeys, Revocations, refuse_revoked
 
 if TYPE_CHECKING:
     from rich.text import Text
+    from torch import Tensor
 
 NAME = "generate"
 HELP = """Continue a prompt with a base or composed model.
@@ -43,28 +44,17 @@ def run(
     if max_new_tokens < 1 or temperature < 0:
         raise typer.BadParameter("--max-new-tokens must be positive and --temperature not negative")
     refuse_revoked([model], trust, revocations)
-    import torch
-
     from quiltwork.evaluate.trace import token_texts
-    from quiltwork.models.base import load_tokenizer, separator_id
+    from quiltwork.models.base import load_tokenizer
 
-    network, slots = _load(model)
+    network, slots = answering(model)
     network = network.to(check_device(device)).eval()
     tokenizer: Any = load_tokenizer(model)
-    start = [separator_id(tokenizer), *tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]]
-    torch.manual_seed(seed)
-    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-    ids = torch.tensor([start], device=device)
-    with torch.no_grad():
-        sequence = network.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=max_new_tokens,
-            pad_token_id=separator_id(tokenizer),
-            **sampling,
-        )[0]
-    text = "".join(token_texts(tokenizer, sequence[len(start) :].tolist(), skip_special=True))
-    shown = _answered(network, tokenizer, sequence, len(start), slots) if slots and (experts or json) else []
+    sequence, start = continued(
+        network, tokenizer, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+    )
+    text = "".join(token_texts(tokenizer, sequence[start:].tolist(), skip_special=True))
+    shown = _answered(network, tokenizer, sequence, start, slots) if slots and (experts or json) else []
     if experts and not slots:
         say("this model has no router: the same weights answered every token")
     if json:
@@ -75,8 +65,46 @@ def run(
         print(prompt + text)
 
 
-def _load(path: Path) -> tuple[Any, tuple[str, ...]]:
-    """The model, and the names of its slots if it has a router."""
+def continued(
+    network: Any, tokenizer: Any, prompt: str, *, max_new_tokens: int, temperature: float, seed: int
+) -> tuple[Tensor, int]:
+    """The prompt's tokens and those that the model adds, int64 ``[tokens]``, and how many are the prompt's.
+
+    Raises:
+        CheckpointError: the tokenizer has tokens that the model does not know, or an answer is not finite.
+    """
+    import torch
+
+    from quiltwork.models.base import separator_id
+    from quiltwork.models.plain import require_known
+
+    start = [separator_id(tokenizer), *tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]]
+    require_known(max(start), network, "the tokenizer beside the model")
+    torch.manual_seed(seed)
+    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    ids = torch.tensor([start], device=network.device)
+    with torch.no_grad():
+        sequence = network.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            pad_token_id=separator_id(tokenizer),
+            logits_processor=[_finite],
+            **sampling,
+        )[0]
+    return sequence, len(start)
+
+
+def _finite(_: Tensor, scores: Tensor) -> Tensor:
+    """What the next token is drawn by, as it is."""
+    from quiltwork.models.plain import require_finite
+
+    require_finite(scores, "the model")
+    return scores
+
+
+def answering(path: Path) -> tuple[Any, tuple[str, ...]]:
+    """The model of a directory, and the names of its slots if it has a router."""
     from quiltwork.composite import PROVENANCE, open_composite
     from quiltwork.composite.written import read_written
     from quiltwork.errors import ExportError

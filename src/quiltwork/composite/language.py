@@ -22,7 +22,7 @@ from quiltwork.composite.table_card import plain
 from quiltwork.composite.written import Written, read_written
 from quiltwork.contribution.canonical import encode
 from quiltwork.contribution.fields import is_named
-from quiltwork.errors import CheckpointError, ExportError, InvalidOption, QuiltworkError
+from quiltwork.errors import ExportError, InvalidOption
 from quiltwork.files import new_directory
 from quiltwork.models.assembly import Assembly, Blend, Layout, require_party
 from quiltwork.models.averaged import AveragedExperts
@@ -30,6 +30,7 @@ from quiltwork.models.base import read_json
 from quiltwork.models.checkpoint import Checkpoint, Take, TokenizerFiles
 from quiltwork.models.disassembly import disassemble
 from quiltwork.models.joining import joined
+from quiltwork.models.plain import building, plain_config, require_answer
 from quiltwork.models.pool import Pool
 from quiltwork.models.resting import Resting
 
@@ -131,21 +132,16 @@ class Composite:
 
         Raises:
             AlteredCheckpoint: it was opened from a directory, and a file there is not what was written.
-            CheckpointError: it was, and transformers makes no model of what the directory says.
+            CheckpointError: it was, and transformers makes no model of what the directory says, or one whose answers
+                are not finite numbers.
         """
         if self.origin is None:
             return _built(self.assembly.checkpoint("native"))
         self.origin.verify()
-        try:
-            return _built(self.assembly.checkpoint("native"))
-        except QuiltworkError:
-            raise
-        except Exception as error:  # whatever the config classes of transformers happen to raise
-            raise CheckpointError(
-                f"'{self.origin.path}'",
-                why=f"transformers makes no model of its config and tensors ({str(error)[:300]})",
-                mend="Compose it again from the contributions.",
-            ) from error
+        with building(self.origin.path):
+            model = _built(self.assembly.checkpoint("native"))
+            require_answer(model, self.origin.path)
+        return model
 
     def save(
         self,
@@ -230,7 +226,10 @@ def _built(checkpoint: Checkpoint) -> PreTrainedModel:
 
     register()
     tensors = checkpoint.tensors()
-    config = AutoConfig.for_model(**dict(checkpoint.config))
+    stated = checkpoint.config
+    native = "text_config" in stated
+    plain = {**stated, "text_config": plain_config(stated["text_config"])} if native else plain_config(stated)
+    config = AutoConfig.for_model(**plain)
     # built in its dtype, not converted to it: conversion would round rotary frequencies and evidence too
     model = AutoModelForCausalLM.from_config(config, dtype=next(iter(tensors.values())).torch_dtype)
     loaded = {name: source.load() for name, source in tensors.items()}

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from quiltwork.errors import InvalidOption
+from quiltwork.models.plain import require_known
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -110,12 +111,14 @@ def score(
 
     Raises:
         InvalidOption: there is no text.
+        CheckpointError: the tokenizer has tokens that the model does not know.
     """
     texts = [text for text in documents if text]
     sizes = tuple(len(text.encode()) for text in texts)
     if not sizes:
         raise InvalidOption("an empty set of documents", why="bits per byte divides by their bytes", mend="Give text.")
     encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    require_known(max([prefix, *(token for ids in encoded for token in ids)]), model, "the tokenizer")
     pieces = [window for n, ids in enumerate(encoded) for window in windows(ids, prefix, max_length, n)]
     # windows of like length together, so that little is padded; the order is fixed by the input
     pieces.sort(key=lambda window: len(window.ids))

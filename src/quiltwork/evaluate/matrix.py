@@ -6,6 +6,7 @@ held-out texts. Models are built one at a time and dropped, so memory holds one 
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ import torch
 
 from quiltwork.composite import Composite
 from quiltwork.contribution.fields import owner_of
-from quiltwork.errors import InvalidOption
+from quiltwork.errors import CheckpointError, InvalidOption
 from quiltwork.evaluate.bits_per_byte import score
 from quiltwork.evaluate.routing import measures, routing
 from quiltwork.evaluate.scores import Cell, Routing, Row, Sample, Scores, Token
@@ -100,6 +101,9 @@ def run(
         slots: names of the router's slots, for routing shares and samples.
         name: what samples call the model.
         sample_tokens: show the router's choice on so many tokens of one document a domain.
+
+    Raises:
+        CheckpointError: the model's loss on a domain is not finite.
     """
     began = time.monotonic()
     cells: dict[str, Cell] = {}
@@ -115,6 +119,8 @@ def run(
                 batch_size=held_out.batch_size,
                 on_batch=trace.begin_batch,
             )
+            if not math.isfinite(result.nats):
+                raise _unpredictable(name, domain)
             tallies = trace.tallies()
             if tallies and slots:
                 findings.routing[domain] = routing(slots, tallies)
@@ -136,6 +142,14 @@ def run(
     total = sum(p.numel() for p in model.parameters())
     findings.row = Row(domains=cells, active_params=active, total_params=total, seconds=seconds)
     return findings
+
+
+def _unpredictable(name: str, domain: str) -> CheckpointError:
+    return CheckpointError(
+        f"model '{name}'",
+        why=f"its loss on '{domain}' is not finite: among its weights are some out of all proportion",
+        mend="Find out whose with `quiltwork screen --weights-only`, and compose without that contribution.",
+    )
 
 
 def _sample(

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from quiltwork.errors import CheckpointError
 from quiltwork.models.families import ROLES, Family, Role, family_of, format_of
 from quiltwork.models.own_experts import OwnExperts, read_mixture
+from quiltwork.models.plain import building, plain_config, require_answer, require_sizes
 from quiltwork.models.separators import stated_separator
 from quiltwork.models.sources import Source, Sources, open_file, torch_dtype
 from quiltwork.streaming.layout import Dtype
@@ -84,6 +85,10 @@ def rope(config: Mapping[str, Any]) -> dict[str, Any]:
 
 MOST_JSON = 2**26
 """Bytes of a checkpoint's JSON that are read."""
+MOST_SPECIAL = 2**20
+"""Bytes of what names a tokenizer's special tokens."""
+MOST_TOKEN = 10_000
+"""Characters of a token added to a vocabulary."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -219,11 +224,25 @@ class Base:
         return {name: self.path / name for name in _TOKENIZER_FILES if (self.path / name).is_file()}
 
     def load_model(self) -> PreTrainedModel:
-        """The model in evaluation mode, from local files only."""
-        from transformers import AutoModelForCausalLM
+        """The model in evaluation mode, from local files only; how text is sampled is the caller's to say.
 
-        model = AutoModelForCausalLM.from_pretrained(str(self.path), local_files_only=True, dtype=self.torch_dtype)
-        return model.eval()  # type: ignore[no-any-return]
+        Raises:
+            CheckpointError: transformers makes no model of the files, or one whose answers are not finite numbers.
+        """
+        from transformers import CONFIG_MAPPING, AutoModelForCausalLM, GenerationConfig
+
+        stated = plain_config(read_json(self.path / "config.json"))
+        with building(self.path):
+            config = CONFIG_MAPPING[stated["model_type"]].from_dict(stated)
+            model = AutoModelForCausalLM.from_pretrained(
+                str(self.path),
+                config=config,
+                generation_config=GenerationConfig.from_model_config(config),
+                local_files_only=True,
+                dtype=self.torch_dtype,
+            ).eval()
+            require_answer(model, self.path)
+        return model  # type: ignore[no-any-return]
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, from local files only."""
@@ -237,16 +256,19 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     others then cannot follow from the file.
 
     Raises:
-        CheckpointError: there is none, or it has no token to stand before a document (neither BOS nor EOS).
+        CheckpointError: there is none, it reads no text, or it has no token to stand before a document (neither BOS
+            nor EOS).
     """
     from transformers import PreTrainedTokenizerFast
 
+    _require_short_tokens(path)
     try:
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(str(path), local_files_only=True)
-    except (OSError, ValueError) as error:
+        tokenizer("A text.", add_special_tokens=False, verbose=False)
+    except Exception as error:  # the library in Rust raises nothing more special
         raise CheckpointError(
             f"tokenizer in '{path}'",
-            why=f"transformers cannot load it ({str(error).splitlines()[0]})",
+            why=f"transformers cannot load it ({(str(error).splitlines() or [type(error).__name__])[0][:300]})",
             mend="Save the tokenizer beside the weights (tokenizer.json).",
         ) from error
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
@@ -256,6 +278,26 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
             mend="Set eos_token in tokenizer_config.json.",
         )
     return tokenizer
+
+
+def _require_short_tokens(path: Path) -> None:
+    """Refuse a tokenizer that would cost far more memory than its files: each special token becomes an automaton."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (path / name).is_file() and (path / name).stat().st_size > MOST_SPECIAL:
+            raise _long_tokens(path / name, f"it holds more than {MOST_SPECIAL} bytes")
+    if not (path / "tokenizer.json").is_file():
+        return
+    added = read_json(path / "tokenizer.json").get("added_tokens")
+    for token in added if isinstance(added, list) else []:
+        text = token.get("content") if isinstance(token, dict) else None
+        if isinstance(text, str) and len(text) > MOST_TOKEN:
+            raise _long_tokens(
+                path / "tokenizer.json", f"one of its added tokens has more than {MOST_TOKEN} characters"
+            )
+
+
+def _long_tokens(where: Path, why: str) -> CheckpointError:
+    return CheckpointError(f"'{where}'", why=why, mend="Fetch the checkpoint again; no tokenizer needs that.")
 
 
 def separator_id(tokenizer: Any) -> int:
@@ -294,7 +336,13 @@ def open_base(path: str | Path, *, what: str = "base") -> Base:
         body = family.complete(family.moe.body_config(config, family.architecture))
         tensors, own = read_mixture(family, config, body, open_tensors(path), where)
         return Base(path, body, family, tensors, own=own)
-    base = Base(path, family.complete(config), family, open_tensors(path))
+    try:
+        full = family.complete(config)
+    except (KeyError, TypeError, ValueError) as error:
+        why = f"its fields do not belong together ({str(error)[:200]})"
+        raise CheckpointError(f"config.json of base {where}", why=why, mend="Fetch the checkpoint again.") from error
+    base = Base(path, full, family, open_tensors(path))
+    require_sizes(full, family, base.tensors, f"base {where}")
     # transformers fills missing tensors with random numbers and goes on
     missing = [name for name in family.tensor_names(config) if name not in base.tensors]
     if missing:

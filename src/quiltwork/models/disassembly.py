@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from quiltwork.errors import CheckpointError, ExportError
+from quiltwork.models import router_settings
 from quiltwork.models.assembly import FFN, DenseBody, Experts, Members
 from quiltwork.models.base import open_tensors, read_json
-from quiltwork.models.families import FAMILIES, Family, Role, format_of
+from quiltwork.models.families import FAMILIES, Family, Role, family_of, format_of
 from quiltwork.models.moe_formats import ORIGIN, ROUTING
 from quiltwork.models.own_experts import OwnExperts, experts_before
+from quiltwork.models.plain import require_sizes
 from quiltwork.models.routers import Rows
 from quiltwork.models.routing import Routing
 from quiltwork.models.slots import BASE_SLOT, slot_key, slot_keys
@@ -47,7 +49,7 @@ def disassemble(path: Path, parties: tuple[str, ...]) -> Experts | Members:
             return native_experts(config, tensors, parties, path)
         if format_of(config) is not None:
             return _portable_experts(FAMILIES[config[ORIGIN]["base"]["model_type"]], config, tensors, parties, path)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise CheckpointError(
             f"'{path}'",
             why=f"it does not hold what its config announces ({error})",
@@ -80,6 +82,7 @@ def _body(
     outside = re.compile(r"\.(mlp|block_sparse_moe)\.|^evidence\.")
     table = {n.removeprefix(prefix): s for n, s in tensors.items() if not outside.search(n)}
     table |= {family.ffn_name(layer, role): source for (layer, role), source in ffn.items()}
+    require_sizes(config, family, table, "a mixture")
     return DenseBody(config, dict(sorted(table.items())), own)
 
 
@@ -97,6 +100,7 @@ def _portable_experts(
     top_k = config["num_experts_per_tok"]
     rows = [tensors[moe.router.format(layer=layer)] for layer in range(layers)]
     own = OwnExperts.of(rule, slots[:first], rows) if rule is not None else None
+    router_settings.choice(config, "num_experts_per_tok")
     weights = dict.fromkeys(("", *parties), 1.0)
     if ROUTING in config:
         router: Routing = discriminants(config[ROUTING], parties, weights, rows[0].dtype, path)
@@ -149,6 +153,7 @@ def native_experts(
 
 def _members(config: dict[str, Any], tensors: Sources, parties: tuple[str, ...]) -> Members:
     settings = config["router"]
+    router_settings.weights(settings["weights"])
     weights = dict(zip(("", *parties), settings["weights"], strict=True))
     models: dict[str, dict[str, Source]] = {key: {} for key in slot_keys(parties)}
     for name, source in tensors.items():
@@ -156,10 +161,23 @@ def _members(config: dict[str, Any], tensors: Sources, parties: tuple[str, ...])
             key, rest = name.removeprefix("members.").split(".", 1)
             models[key][rest] = source
     evidence = settings["kind"] == "evidence"
+    if not evidence:
+        _require_weighting(settings)
+    dense = config["text_config"]
+    for member in models.values():
+        require_sizes(dense, family_of(dense), member, "an ensemble")
     return Members(
-        body=DenseBody(config["text_config"], models[BASE_SLOT]),
+        body=DenseBody(dense, models[BASE_SLOT]),
         models={party: models[slot_key(party)] for party in parties},
         weighting=native_evidence(settings, tensors, parties, weights) if evidence else settings["kind"],
         settings={} if evidence else {name: settings[name] for name in ("top_k", "temperature")},
         weights=weights,
     )
+
+
+def _require_weighting(settings: Mapping[str, Any]) -> None:
+    """Refuse settings of uniform and likelihood weights outside their domain, with a ValueError."""
+    if settings["kind"] not in ("uniform", "likelihood"):
+        raise ValueError(f"weights of kind {str(settings['kind'])[:50]!a}")
+    router_settings.choice(settings)
+    router_settings.positive(settings["temperature"], "temperature")

@@ -138,7 +138,13 @@ class Source:
         return Source(self.dtype, shape, lambda: self.load().reshape(shape), self.place, self.stream)
 
     def row(self, index: int) -> Source:
-        """A source of ``tensor[index]``: of a tensor that lies in a file, a place in that file."""
+        """A source of ``tensor[index]``: of a tensor that lies in a file, a place in that file.
+
+        Raises:
+            ValueError: the tensor has no such row; beyond it lie other tensors.
+        """
+        if not (self.shape and 0 <= index < self.shape[0]):
+            raise ValueError(f"row {index} of a tensor of shape {list(self.shape)}")
         shape, nbytes = self.shape[1:], self.nbytes // self.shape[0]
         if self.place is not None:
             place = Place(self.place.path, self.place.offset + index * nbytes, nbytes)

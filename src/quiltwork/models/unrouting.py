@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from quiltwork.models import router_settings
 from quiltwork.models.discriminants import Discriminants, moments_shard
 from quiltwork.models.own_experts import OwnExperts
 from quiltwork.models.residual import ResidualMoments
@@ -39,6 +40,7 @@ def native_routing(
         KeyError, ValueError: they do not belong together.
         CheckpointError: moments are missing or cannot be read.
     """
+    router_settings.weights(settings["weights"])
     weights = dict(zip(("", *parties), settings["weights"], strict=True))
     if settings["kind"] == "evidence":
         return native_evidence(settings, tensors, parties, weights)
@@ -46,7 +48,7 @@ def native_routing(
         return _rows(settings, tensors, parties, layers, moments, own)
     rows = _rows(settings["rows"], tensors, parties, layers, moments)
     evidence = native_evidence(settings["evidence"], tensors, parties, weights)
-    return RowsAndEvidence(rows, evidence, settings["share"])
+    return RowsAndEvidence(rows, evidence, router_settings.number(settings["share"], "share"))
 
 
 def native_evidence(
@@ -54,6 +56,7 @@ def native_evidence(
 ) -> Evidence:
     """The evidence of a native mixture or ensemble; arguments as of `native_routing`, and the slot weights."""
     rows = tensors["evidence.rows"]
+    router_settings.evidence(settings, rows.shape, len(parties))
     public = int(settings["public"])
     return Evidence(
         rows={p: rows.row(public + i) for i, p in enumerate(parties)},
@@ -69,9 +72,11 @@ def discriminants(
     """What computed rows are computed of, from the files beside a checkpoint.
 
     Raises:
-        KeyError: the settings lack something.
+        KeyError, ValueError: the settings lack something, or one is outside its domain.
         CheckpointError: a file is missing or cannot be read.
     """
+
+    router_settings.discriminants(settings)
 
     def opened(party: str | None, rows: int) -> ResidualMoments:
         return ResidualMoments.of(open_file(place / moments_shard(party)), rows)
@@ -98,6 +103,7 @@ def _rows(
     moments: Path | None,
     own: OwnExperts | None = None,
 ) -> Rows | Discriminants:
+    router_settings.rows(settings)
     weights = dict(zip(("", *parties), settings["weights"], strict=True))
     stacked = _stacked(tensors, "weight", layers)
     if moments is not None and "discriminants" in settings:
