@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from quiltwork.evaluate.screen_losses import UNPREDICTABLE, Losses, effect, errors_needed, mean_and_error
+from quiltwork.evaluate.screen_losses import UNPREDICTABLE, Losses, effect, errors_needed, mean_and_error, together
 from quiltwork.evaluate.screen_record import Rule
 
 SIZES = (400, 900, 250, 1200, 700, 330, 810, 640)
@@ -84,6 +84,8 @@ def test_negative_control_without_the_correction_many_texts_accuse_the_innocent(
     ("change", "noise", "kind"),
     [
         (0.05, 0.001, "harm"),
+        (0.025, 0.001, "harm"),
+        (0.022, 0.01, "cost"),  # beyond chance, but by more than counts as harm only by chance
         (0.01, 0.001, "cost"),
         (0.002, 0.0001, "none"),
         (0.05, 0.2, "none"),
@@ -94,6 +96,39 @@ def test_negative_control_without_the_correction_many_texts_accuse_the_innocent(
 def test_both_limits_must_be_exceeded(change: float, noise: float, kind: str) -> None:
     absent = losses(1.0, 3)
     assert effect("a", "t", shifted(absent, change, noise), absent, Rule(), 3).kind == kind
+
+
+def test_texts_together_show_what_none_of_them_shows() -> None:
+    effects = []
+    for n in range(6):
+        noise = stats.zscore(np.random.default_rng(n).normal(size=len(SIZES)))
+        absent = Losses((100.0,) * len(SIZES), (100,) * len(SIZES))
+        effects.append(effect("a", f"t{n}", Losses(tuple(105.0 + 6.0 * noise), absent.bytes), absent, Rule(), judged=6))
+    assert {one.kind for one in effects} <= {"none", "cost"}
+    found = together(effects, Rule())
+    assert found is not None
+    relative = np.array([one.change / one.absent for one in effects])
+    errors = np.array([one.error / one.absent for one in effects if one.error])
+    assert (found.mean, found.texts) == (pytest.approx(relative.mean()), 6)
+    assert found.error == pytest.approx(np.linalg.norm(errors) / 6)
+    assert found.mean > Rule().harm + found.chance
+    assert together(effects[:1], Rule()) is None
+
+
+def test_texts_together_raise_few_false_alarms() -> None:
+    """At a change that is as large as may be, they accuse in about 2.3 % of all screenings."""
+    draw = np.random.default_rng(1)
+    rule, accused = Rule(harm=0.02, cost=0.0), 0
+    for _ in range(1500):
+        effects = []
+        for text in range(4):
+            absent = Losses((100.0,) * 12, (100,) * 12)
+            present = Losses(tuple(102.0 + 4.0 * draw.normal(size=12)), absent.bytes)
+            effects.append(effect("a", f"t{text}", present, absent, rule, judged=4))
+        found = together(effects, rule)
+        accused += found is not None and found.mean > rule.harm + found.chance
+    expected = 1500 * stats.norm.sf(2.0)
+    assert accused < expected + 3.5 * math.sqrt(expected)
 
 
 def test_few_documents_are_not_judged() -> None:

@@ -15,7 +15,7 @@ from quiltwork.compose.router_evidence import PrefixEvidence
 from quiltwork.evaluate.matrix import HeldOut
 from quiltwork.evaluate.screen import screen
 from quiltwork.evaluate.screen_losses import Losses
-from quiltwork.evaluate.screen_record import Capture, Rule
+from quiltwork.evaluate.screen_record import Capture, Finding, Rule
 from quiltwork.evaluate.screen_rounds import Rounds
 from quiltwork.evaluate.screen_runs import Runs
 from quiltwork.evaluate.screen_verdicts import capture_findings, groups
@@ -130,6 +130,22 @@ def test_a_method_under_which_most_harm_accuses_no_single_one() -> None:
     assert found.majority == PARTIES
 
 
+def test_where_most_harm_under_rows_nobody_is_accused_of_attracting_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rate(present: frozenset[str], _: str) -> float:
+        return 1.0 + 0.2 * len(present)
+
+    told = iter([[("elm", ATTRACTS)], [("elm", ATTRACTS)], []])
+    monkeypatch.setattr("quiltwork.evaluate.screen_rounds.capture_findings", lambda *_: next(told))
+    found = judged(rate)
+    assert (found.aside, found.majority) == ({}, PARTIES)
+    # a router that reads histograms can be asked whose text it is
+    monkeypatch.setattr(Rounds, "_reads", True)
+    assert judged(rate).aside["elm"] == 1
+
+
+ATTRACTS = Finding(check="capture", level="look", about="ash", what="w", why="y", mend="m")
+
+
 def capture(party: str, text: str, share: float, group: float, owner: float) -> Capture:
     known = {"error": 0.01, "spread": 0.01, "uniform": 0.2, "documents": 20}
     return Capture(party=party, text=text, share=share, group=group, owner=owner, **known)  # type: ignore[arg-type]
@@ -143,6 +159,9 @@ def test_what_shares_of_one_owner_take_from_each_other_is_nobody_s_loss() -> Non
         capture("oak.b", "elm", 0.0, 0.0, 1.0),
     ]
     assert list(capture_findings(own, Rule())) == []
+    # an owner of three experts out of four may answer a good part of everything
+    many = [capture(f"oak.{n}", text, 0.17, 0.5, 0.48) for n in "abc" for text in ("elm", "ash")]
+    assert list(capture_findings(many, Rule())) == []
     # split among shares, a capture is one all the same
     split = [capture(f"oak.{n}", "elm", 0.3, 0.9, 0.1) for n in "abc"]
     assert [party for party, _ in capture_findings(split, Rule())] == ["oak.a", "oak.b", "oak.c"]
