@@ -127,12 +127,12 @@ def test_whoever_describes_others_text_and_not_its_own_is_flagged(found: list[De
     ],
 )
 def test_where_nobody_is_harmed_it_is_only_noted(effect: Effect, level: str) -> None:
-    ((party, finding),) = description_findings([*OTHERS, *described("ash", ash=0.3, elm=2.0)], [effect], Rule())
+    ((party, finding),) = description_findings([*OTHERS, *described("ash", ash=0.4, elm=2.0)], [effect], Rule())
     assert (party, finding.check, finding.level, finding.about) == ("ash", "claim", level, "elm")
 
 
 @pytest.mark.parametrize(
-    ("own", "other", "level"), [(-0.3, 2.0, "look"), (0.0, 2.0, "note"), (-0.3, 0.6, "note"), (-5.0, 2.0, "look")]
+    ("own", "other", "level"), [(-0.3, 2.0, "look"), (0.3, 2.0, "note"), (-0.3, 0.6, "note"), (-5.0, 2.0, "look")]
 )
 def test_where_it_says_nothing_of_its_own_text_it_is_asked_about_all_the_same(
     own: float, other: float, level: str

@@ -107,7 +107,7 @@ def screen(
     majority: Sequence[str] = ()
     if held_out is not None and method is not None:
         runs = Runs(ordered, base, method, public, held_out, rule, device, on_step)
-        add(findings, expert_findings(runs.alone(), rule))
+        add(findings, expert_findings(runs.alone()))
         described = descriptions(histograms, method, held_out, base)
         together = groups([c.party for c in ordered], likeness)
         rounds = Rounds(runs, together, described, findings)

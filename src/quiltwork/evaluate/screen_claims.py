@@ -14,9 +14,9 @@ does not claim its text t where, by more than chance,
 
 That alone harms nobody: an owner of mixed text, with a tenth of somebody's special kind in it, describes that kind
 better than its own mixture. It is a finding only where p's text, or another by p, is predicted worse by more than
-counts as harm, or where p's row is next to nothing on p's own text (less than ``NOTHING`` of the other gain, that
-being ``PLAIN`` nats at least). It stands before the harms that others seem to do. Routers that read no histograms, and
-those without one of public text, have no such figure.
+counts as harm, or where p's row gains next to nothing on p's own text (less than ``NOTHING`` of the other gain,
+that being ``PLAIN`` nats at least). It stands before the harms that others seem to do. Routers that read no histograms,
+and those without one of public text, have no such figure.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from quiltwork.models.base import Base
 Array = NDArray[np.float64]
 
 SHARE = 0.5
-NOTHING = 0.1
+NOTHING = 0.2
 PLAIN = 0.5
 
 

@@ -116,10 +116,10 @@ def is_worse(one: Effect, rule: Rule) -> bool:
     return one.kind in ("harm", "cost") and one.change > rule.harm * one.absent
 
 
-def expert_findings(alone: Sequence[Effect], rule: Rule) -> Found:
-    """Experts that by themselves predict their own party's text worse than the base does."""
+def expert_findings(alone: Sequence[Effect]) -> Found:
+    """Experts that by themselves predict their own party's text worse than the base does, by however little."""
     for one in alone:
-        if is_worse(one, rule):
+        if one.kind in ("harm", "cost"):
             yield (
                 one.party,
                 Finding(
