@@ -132,13 +132,19 @@ def summed(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def page(result: dict[str, Any]) -> str:
-    """The table for people."""
+def families_table(result: dict[str, Any]) -> list[str]:
+    """How many of each family were drawn and accepted."""
     families: dict[str, list[int]] = {}
     for names, drawn in result["drawn"].items():
         row = families.setdefault(names if "+" not in names else "two of them", [0, 0])
         row[0] += drawn
         row[1] += result["accepted"].get(names, 0)
+    rows = [f"| {name} | {drawn} | {accepted} |" for name, (drawn, accepted) in sorted(families.items())]
+    return ["| mutated | drawn | accepted |", "|---|---|---|", *rows]
+
+
+def page(result: dict[str, Any]) -> str:
+    """The table for people."""
     lines = [
         "# Hostile contributions",
         "",
@@ -149,9 +155,7 @@ def page(result: dict[str, Any]) -> str:
         "`accepted` are mutations that left the contribution as it was, or made another sound one with true digests; "
         "the oracle agrees on each.",
         "",
-        "| mutated | drawn | accepted |",
-        "|---|---|---|",
-        *(f"| {name} | {drawn} | {accepted} |" for name, (drawn, accepted) in sorted(families.items())),
+        *families_table(result),
         "",
         "Outcomes: " + ", ".join(f"{count} {name}" for name, count in result["errors"].items()) + ".",
         "",

@@ -31,17 +31,20 @@ import torch
 from hostile_composed import FAMILIES, INDEX, MERGED, RECORD, record_name, spoil
 from hostile_folder import Folder, load, put, split
 from hostile_oracle import sha, spelling
+from hostile_specimens import expert, sizes_of
 from hostile_trial import MOST_GROWTH, MOST_SECONDS, WATCH, Memory, Outcome, TooSlow, bounded, limited_memory
 
 from quiltwork.cli.generate import answering, continued
 from quiltwork.compose.merged import read_merged
+from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
 from quiltwork.compose.reopen import LANGUAGE_METHODS, make_language_method
+from quiltwork.compose.router_both import RowsAndEvidence
 from quiltwork.composite.language import open_composite, saved_layout
 from quiltwork.composite.listed import Listed
 from quiltwork.composite.written import Written, read_written
 from quiltwork.errors import ExportError, QuiltworkError
 from quiltwork.evaluate.matrix import HeldOut, run
-from quiltwork.models.base import load_tokenizer, open_base, separator_id
+from quiltwork.models.base import Base, load_tokenizer, open_base, separator_id
 
 _READABLE = (".safetensors", ".json", ".bin", ".pt", ".pth", ".py", ".jinja", ".model", ".txt", ".gguf", ".pkl")
 _TEXT = "a page about nothing in particular"
@@ -107,7 +110,7 @@ class CompositeRange:
         failure = failure or self._judge(path, folder, use)
         if failure is None and growth > MOST_GROWTH:
             failure = f"took {growth} bytes of memory"
-        return Outcome(number, name, families, use.used, use.error, seconds, growth, failure)
+        return Outcome(number, name, families, use.through_all, use.error, seconds, growth, failure)
 
     def _judge(self, path: Path, folder: Folder, use: Use) -> str | None:
         reason = must_refuse(path) if use.verified or use.used else None
@@ -210,12 +213,11 @@ def _where(error: BaseException) -> str:
     return f"{Path(last.filename).name}:{last.lineno}"
 
 
-def write_composites(folder: Path, parts: Mapping[str, Path], base: Any) -> dict[str, Path]:
-    """Saved composites of each layout and kind, of the same two experts."""
+def write_composites(folder: Path, parts: Mapping[str, Path], base: Base) -> dict[str, Path]:
+    """Saved models of each layout and kind, of the same two experts; two that extend one of them; and a merge."""
     from quiltwork.compose.checkpoints import Merge
     from quiltwork.compose.method import compose
-    from quiltwork.compose.mixture import LearnedRows, MixtureOfExperts, PrefixEvidence
-    from quiltwork.compose.router_both import RowsAndEvidence
+    from quiltwork.compose.router_lda import ResidualLDA
     from quiltwork.compose.soup import Soup
     from quiltwork.contribution.store import read
 
@@ -224,17 +226,34 @@ def write_composites(folder: Path, parts: Mapping[str, Path], base: Any) -> dict
         "rows": (MixtureOfExperts(LearnedRows()), "native"),
         "evidence": (MixtureOfExperts(evidence), "native"),
         "both": (MixtureOfExperts(RowsAndEvidence(LearnedRows(), evidence)), "native"),
+        "moments": (MixtureOfExperts(ResidualLDA()), "native"),
         "whole": (MixtureOfExperts(evidence, scope="full"), "native"),
         "portable": (MixtureOfExperts(LearnedRows()), "portable"),
         "sum": (Soup(), "portable"),
     }
     experts = [read(parts["expert"]), read(parts["expert-share"])]
+    public = {"moments": read(parts["statistics"])}
     found = {
-        name: compose(experts, method, base).save(folder / name, layout=layout)
+        name: compose(experts, method, base, public=public.get(name)).save(folder / name, layout=layout)
         for name, (method, layout) in methods.items()
     }
     both = {"one": base, "other": open_base(_plain_copy(found["sum"], folder / "other"))}
-    return found | {"merged": Merge(models=both).save(folder / "merged")}
+    found["merged"] = Merge(models=both).save(folder / "merged")
+    return found | _extended(folder, open_base(found["portable"]))
+
+
+def _extended(folder: Path, base: Base) -> dict[str, Path]:
+    """Models on a base that is a mixture itself."""
+    from quiltwork.compose.method import compose
+    from quiltwork.contribution.store import read, write
+
+    sizes = sizes_of(base, hidden=base.hidden_size, intermediate=base.intermediate_size, layers=base.layers)
+    late = [read(write(folder / f"late-{name}", expert(sizes, name, 5)).path) for name in ("dale", "elm")]
+    evidence = PrefixEvidence(features="tokens", floor=0.0)
+    return {
+        "extended": compose(late, MixtureOfExperts(LearnedRows()), base).save(folder / "extended", layout="portable"),
+        "within": compose(late, MixtureOfExperts(evidence), base).save(folder / "within", layout="native"),
+    }
 
 
 def _plain_copy(path: Path, target: Path) -> Path:
