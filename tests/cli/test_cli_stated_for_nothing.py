@@ -23,7 +23,9 @@ def test_a_directory_that_is_no_checkpoint(base: Path, tmp_path: Path) -> None:
     words = ("contribute", "checkpoint", "--base", base, "--party", "ash", "--out", tmp_path / "out")
     empty = tmp_path / "empty"
     empty.mkdir()
-    refused(*words, "--checkpoint", empty, names=str(empty / "config.json"), mend="Hugging Face checkpoint")
+    refused(
+        *words, "--checkpoint", empty, names=(f"checkpoint '{empty}'", "no config.json"), mend="Hugging Face checkpoint"
+    )
 
 
 def test_statistics_without_text(base: Path, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def _models(paths: Mapping[str, Path], base: Base) -> tuple[dict[str, Composite]
         except ExportError:
             if (path / PROVENANCE).is_file():
                 read_written(path).verify()
-            dense = open_base(path)
+            dense = open_base(path, what="model")
             if dense.tokenizer_digest != base.tokenizer_digest:
                 raise InvalidOption(
                     f"model '{path}'", why="its tokenizer is not the base's", mend="Evaluate it against its own base."
@@ -119,6 +119,12 @@ def _alone(paths: list[Path], base: Base, parties: tuple[str, ...]) -> dict[str,
 
     own: dict[str, list[Contribution]] = {}
     for contribution in read_contributions(paths):
+        if contribution.kind not in ("expert", "statistics"):
+            raise InvalidOption(
+                f"the contribution of party '{contribution.party}'",
+                why=f"it is of kind '{contribution.kind}', and holds no expert of a language model",
+                mend="Leave it out, or evaluate it with models of its own kind.",
+            )
         if contribution.kind == "expert" and owner_of(contribution.party) in parties:
             own.setdefault(owner_of(contribution.party), []).append(contribution)
     for owner in [owner for owner, found in own.items() if len(found) > 1]:

@@ -115,9 +115,9 @@ def answering(path: Path) -> tuple[Any, tuple[str, ...]]:
             composite = open_composite(path)
         except ExportError:
             read_written(path).verify()
-            return open_base(path).load_model(), ()
+            return open_base(path, what="model").load_model(), ()
         return composite.model(), composite.slots
-    return open_base(path).load_model(), ()
+    return open_base(path, what="model").load_model(), ()
 
 
 def _answered(model: Any, tokenizer: Any, sequence: Any, start: int, slots: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -188,13 +188,15 @@ def require_contribution(path: Path) -> None:
     if (path / PROVENANCE).is_file():
         raise InvalidOption(
             f"contribution '{path}'",
-            why="it is a composed model, and models are composed of contributions",
+            why="it is a composed model, and contributions are what models are composed of",
             mend="Name the contributions of its parties.",
         )
+    checkpoint = (path / "config.json").is_file()
     raise InvalidOption(
         f"contribution '{path}'",
-        why=f"the directory holds no {FILE}",
-        mend="Give the directory that the party wrote, as it was written.",
+        why=f"the directory is {'a checkpoint, and ' if checkpoint else ''}no contribution: it holds no {FILE}",
+        mend="Give the directory that the party wrote, as it was written"
+        + (", or make one of the checkpoint: quiltwork contribute checkpoint." if checkpoint else "."),
     )
 
 

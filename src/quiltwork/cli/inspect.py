@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from quiltwork.cli import network_words, networks
-from quiltwork.cli.inputs import print_json, read_contributions, say
+from quiltwork.cli.inputs import print_json, read_contributions, require_contribution, say
 from quiltwork.cli.standing import standing, standings
 from quiltwork.cli.tables import is_table
 from quiltwork.cli.trusting import ShownKeys, ShownRevocations, trusted
@@ -69,6 +69,7 @@ def _contribution(directory: Path, delta: float, max_bytes: int | None) -> dict[
     from quiltwork.contribution.store import read
     from quiltwork.privacy.accountant import price
 
+    require_contribution(directory)
     contribution = read(directory, max_bytes=max_bytes)
     events = contribution.manifest.privacy
     prices = {name: price([e for e in events if e.released == name], delta=delta) for name in _released(events)}

@@ -99,7 +99,10 @@ def _runs(inputs: Sequence[Path]) -> list[Path]:
     Raises:
         InvalidOption: some are and some are not.
     """
-    found = [path for path in inputs if (Path(str(path).rpartition("=")[2]) if not path.exists() else path).is_dir()]
+    places = [path if path.exists() else Path(str(path).rpartition("=")[2]) for path in inputs]
+    for place in places:
+        _refuse_models(place)
+    found = [path for path, place in zip(inputs, places, strict=True) if place.is_dir()]
     if found and len(found) < len(inputs):
         raise InvalidOption(
             f"report of '{found[0]}'",
@@ -107,6 +110,22 @@ def _runs(inputs: Sequence[Path]) -> list[Path]:
             mend="Make a report of the run directories, and another one of the score files.",
         )
     return found
+
+
+def _refuse_models(place: Path) -> None:
+    """Refuse a directory that is no run, by what it is."""
+    if not place.is_dir() or (place / "plan.toml").exists():
+        return
+    composed = (place / "quiltwork.json").is_file()
+    raise InvalidOption(
+        f"'{place}'",
+        why="it is a composed model, and a report is of scores"
+        if composed
+        else "it is no run of split learning: it holds no plan.toml",
+        mend="Score it first, and name the file: quiltwork evaluate ... --out scores.json."
+        if composed
+        else "Name score files, or run directories that quiltwork split train wrote.",
+    )
 
 
 def _sessions(runs: Sequence[Path], out: Path, asked: object) -> list[Path]:

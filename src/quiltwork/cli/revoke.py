@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from quiltwork.cli.inputs import print_json, say
+from quiltwork.cli.inputs import print_json, require_contribution, say
 from quiltwork.cli.trusting import Key, signing_key
 
 NAME = "revoke"
@@ -47,6 +47,8 @@ def run(
     if target.suffix != SUFFIX:
         why = f"a directory of revocations is searched for files that end in {SUFFIX}"
         raise InvalidOption(f"--out '{target}'", why=why, mend=f"End it in {SUFFIX}.")
+    if contribution is not None:
+        require_contribution(contribution)
     require_absent(target, overwrite)
     secret, moment = signing_key(key), datetime.now(UTC)
     if contribution is not None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from quiltwork.cli.inputs import print_json, say
+from quiltwork.cli.inputs import print_json, require_contribution, say
 from quiltwork.cli.trusting import Key, signing_key
 
 NAME = "sign"
@@ -33,6 +33,7 @@ def run(
     from quiltwork.contribution.signature import sign
     from quiltwork.contribution.store import read
 
+    require_contribution(contribution)
     secret = signing_key(key)
     checked = read(contribution)
     written, name = sign(checked, secret, overwrite=overwrite), secret.public.fingerprint

@@ -60,6 +60,12 @@ def run(
     if sum(one is not None for one in (trust, public_key, certificate)) != 1 and (paths or public_key or certificate):
         what = f" to check {paths[0]}, which is neither a composed nor a merged model" if paths else ""
         raise typer.BadParameter(f"give one of --trust, --public-key and --certificate{what}")
+    if (public_key or certificate) and (composed or merged):
+        raise InvalidOption(
+            f"{'--public-key' if public_key else '--certificate'} for '{(*composed, *merged)[0]}'",
+            why="contributions are signed, and composed and merged models are not",
+            mend="Verify it without; a composed model's revocations are asked for with --trust and --revocations.",
+        )
     if composed and trust is not None:
         refuse_revoked(composed, trust, revocations)
     opened = trusted(trust, revocations) if paths else None

@@ -43,8 +43,9 @@ def joined(
     ordered = sorted(contributions, key=lambda c: c.party)
     check_parties(ordered)
     for contribution in ordered:
-        _require_absent(composite, contribution.party)
         check_parts(contribution, composite.method)
+    for contribution in ordered:
+        _require_absent(composite, contribution.party)
     require_same_table(composite.table, agreed_table(ordered), composite.parties[0], ordered[0].party)
     locals_ = sorted((*composite.locals, *map(local_of, ordered)), key=lambda local: local.party)
     entries = tuple(Entry(local.party, local.digest, local.licence) for local in locals_)

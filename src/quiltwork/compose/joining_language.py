@@ -77,11 +77,13 @@ def joined_language(
         trust.require([*contributions, *([public] if isinstance(public, Contribution) else [])])
         composite.provenance.refuse_revoked(trust)
     composite.provenance.require_apart("adding to it")
-    _require_absent(composite, contributions)
     method = remembered(composite, weights or {})
     if prompts or negative:
         method = _prompted(method, [c.party for c in contributions], prompts or {}, negative)
     chosen = _base(composite, method, base)
+    for contribution in contributions:
+        check_base(contribution, chosen)
+    _require_absent(composite, contributions)
     described = _described(composite, method, chosen, public)
     late = compose(contributions, method, chosen, public=described)
     return composite.with_parties(late)

@@ -169,14 +169,6 @@ def require_parties(contributions: Sequence[Contribution], parties: Sequence[str
         InvalidOption: a party's is missing or there twice, or one is of nobody in the composite.
         BaseMismatch: one was made from another base.
     """
-    given = sorted(c.party for c in contributions)
-    odd = sorted({*parties} ^ {*given}) or [party for party, other in pairwise(given) if party == other]
-    if odd:
-        raise InvalidOption(
-            f"the contribution of party '{odd[0]}'",
-            why="stand-ins are chosen for each party of the model, by one contribution each",
-            mend=f"Give one of each of {', '.join(parties)}.",
-        )
     for contribution in contributions:
         reference = getattr(contribution.manifest, "base", None)
         if reference is None or reference.digest != base:
@@ -185,6 +177,14 @@ def require_parties(contributions: Sequence[Contribution], parties: Sequence[str
                 why="it was not made from the base of the composed model",
                 mend="Give the contribution that went into the model, or statistics made with its base.",
             )
+    given = sorted(c.party for c in contributions)
+    odd = sorted({*parties} ^ {*given}) or [party for party, other in pairwise(given) if party == other]
+    if odd:
+        raise InvalidOption(
+            f"the contribution of party '{odd[0]}'",
+            why="stand-ins are chosen for each party of the model, by one contribution each",
+            mend=f"Give one of each of {', '.join(parties)}.",
+        )
 
 
 def evidence_scores(

@@ -255,7 +255,7 @@ def open_composite(path: str | Path) -> Composite:
         raise InvalidOption(
             f"'{path}'",
             why="it holds a mixture on tables or a composed network, and this opens language models",
-            mend="Open it with quiltwork.compose.reopen.open_any.",
+            mend="Use `quiltwork predict`, or in Python quiltwork.compose.reopen.open_any.",
         )
     written = read_written(path)
     assembly = disassemble(path, provenance.parties)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from quiltwork.composite.tuned import Tuned
 from quiltwork.contribution.canonical import encode
 from quiltwork.contribution.fields import LABEL, is_named, owner_of
+from quiltwork.contribution.manifest import FILE as CONTRIBUTION
 from quiltwork.errors import CheckpointError, ExportError, NeedsRetraining
 from quiltwork.files import FileRecord
 from quiltwork.models.assembly import Layout
@@ -272,9 +273,19 @@ def read_provenance(path: Path) -> Provenance:
 def _require_provenance(path: Path) -> Path:
     where = path / PROVENANCE
     if not where.is_file():
-        mend = "Give a directory that `quiltwork compose` wrote."
-        raise CheckpointError(f"'{path}'", why=f"it holds no {PROVENANCE}", mend=mend)
+        raise CheckpointError(f"'{path}'", why=_instead(path), mend="Give a directory that `quiltwork compose` wrote.")
     return where
+
+
+def _instead(path: Path) -> str:
+    """What is there in place of a composed model."""
+    if not path.is_dir():
+        return "it is a file, and a composed model is a directory" if path.exists() else "there is no such directory"
+    if (path / CONTRIBUTION).is_file():
+        return f"it is a contribution and no composed model: it holds no {PROVENANCE}"
+    if (path / "merge.json").is_file():
+        return f"it is a merged checkpoint, in which nobody can be told apart: it holds no {PROVENANCE}"
+    return f"it holds no {PROVENANCE}"
 
 
 def saved_kind(path: str | Path) -> Literal["language", "table", "network"]:

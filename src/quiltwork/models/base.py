@@ -323,6 +323,9 @@ def open_base(path: str | Path, *, what: str = "base") -> Base:
         why = "it is a file, and a checkpoint is a directory" if path.exists() else "there is no such directory"
         mend = "Give a local directory that holds config.json, the weights as safetensors, and the tokenizer."
         raise CheckpointError(f"{what} {where}", why=why, mend=mend)
+    if not (path / "config.json").exists():
+        why = "it is no checkpoint: it holds no config.json"
+        raise CheckpointError(f"{what} {where}", why=why, mend="Point to the directory of a Hugging Face checkpoint.")
     config = read_json(path / "config.json")
     family = family_of(config, where=f"'{path / 'config.json'}'")
     for field in _SIZES:
