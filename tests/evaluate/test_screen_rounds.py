@@ -50,7 +50,8 @@ class MadeRuns(Runs):
 
     @property
     def _of_base(self) -> Mapping[str, Losses]:
-        return self._score(Made(()))[0]
+        found: Mapping[str, Losses] = self._score(Made(()))[0]
+        return found
 
     def compose(self, parties: Sequence[str] | None = None) -> Any:
         return Made(PARTIES)
@@ -147,8 +148,8 @@ ATTRACTS = Finding(check="capture", level="look", about="ash", what="w", why="y"
 
 
 def capture(party: str, text: str, share: float, group: float, owner: float) -> Capture:
-    known = {"error": 0.01, "spread": 0.01, "uniform": 0.2, "documents": 20}
-    return Capture(party=party, text=text, share=share, group=group, owner=owner, **known)  # type: ignore[arg-type]
+    known: dict[str, Any] = {"error": 0.01, "spread": 0.01, "uniform": 0.2, "documents": 20}
+    return Capture(party=party, text=text, share=share, group=group, owner=owner, **known)
 
 
 def test_what_shares_of_one_owner_take_from_each_other_is_nobody_s_loss() -> None:

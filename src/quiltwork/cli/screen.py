@@ -24,8 +24,9 @@ NAME = "screen"
 HELP = """Screen contributions to a language model before composing: does one of them harm others?
 
 With text, every contribution is taken out of the composite once, and the losses of all texts with it and without it are
-compared, document by document; who answers whose text is watched. Without text (--weights-only) the weights are held
-against each other, and so are the histograms: scaled weights, copies, histograms made up to win others' text.
+compared, document by document; who answers whose text is watched, and each histogram is held against the texts. An
+owner's several experts are judged together. Without text (--weights-only) the weights are held against each other and
+against the base, and the histograms against each other: scaled weights, copies, histograms made up to win others' text.
 
 Each contribution is called clean, look or harmful, each finding says what to do, and the advice may be: do not
 collaborate. The exit code is 0, also with findings, unless --strict is given. Clean means that these checks found
