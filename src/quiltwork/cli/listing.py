@@ -58,16 +58,17 @@ def run(
     if strict and trust is None:
         raise InvalidOption("--strict", why="nobody's keys are given", mend="Give --trust, and --revocations.")
     entries = (*provenance.contributions, *provenance.inherited)
-    found_standing = standings(entries, trust, revocations, contribution or [])
+    stands = standings(entries, trust, revocations, contribution or [])
     kind = saved_kind(composed)
     found = _language(composed) if kind == "language" else _others(composed, kind, provenance)
-    for entry in (*found["parties"], *found.get("inherited", [])) if found_standing is not None else ():
-        entry |= found_standing[entry["party"], entry["digest"]]
+    if stands is not None:
+        for entry in (*found["parties"], *found.get("inherited", [])):
+            entry.update(stands[entry["party"], entry["digest"]])
     if json:
         print_json(found)
     else:
         _print(found)
-    if strict and found_standing is not None and any_bad(found_standing):
+    if strict and stands is not None and any_bad(stands):
         raise typer.Exit(1)
 
 
