@@ -60,7 +60,7 @@ CONTROLS: dict[str, tuple[str, list[tuple[Any, str]], Callable[..., Any], str]] 
     "record": ("record", [(written, "require_own_digest")], nothing, "wrongly accepted"),
     "sizes": ("settings", [(disassembly, "require_sizes"), (bases, "require_sizes")], nothing, "memory"),
     "fields": ("settings", [(language, "plain_config"), (bases, "plain_config")], dict, ""),
-    "answers": ("retensored", [(language, "require_answer"), (bases, "require_answer")], nothing, "finite"),
+    "answers": ("values", [(language, "require_answer"), (bases, "require_answer")], nothing, "finite"),
 }
 
 

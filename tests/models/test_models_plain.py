@@ -144,3 +144,11 @@ def test_tokens_that_the_model_does_not_know_are_refused(checkpoint: Path) -> No
     require_known(known - 1, model, "the tokenizer")
     with pytest.raises(CheckpointError, match=f"token {known}, and the model knows {known}"):
         require_known(known, model, "the tokenizer")
+
+
+def test_a_row_beyond_a_tensor_is_no_part_of_the_next_one(checkpoint: Path) -> None:
+    tensors = open_base(checkpoint).tensors
+    row = tensors["model.embed_tokens.weight"]
+    torch.testing.assert_close(row.row(3).load(), row.load()[3], atol=0, rtol=0)
+    with pytest.raises(ValueError, match="row 10000 of a tensor of shape"):
+        row.row(10_000)
