@@ -12,9 +12,9 @@ from hostile_oracle import must_refuse
 from hostile_specimens import unreal_base, write_specimens
 from hostile_trial import MAX_BYTES, Range
 
-from quiltwork.contribution import header, manifest, payload, store
+from quiltwork.contribution import header, manifest, payload, sealed, store
 
-TRIALS = 1500
+TRIALS = 1000
 SEED = 20_260
 
 
@@ -62,6 +62,7 @@ CONTROLS: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
     "names": (store, "_check_names", lambda *args: None, "wrongly accepted"),
     "declared": (store, "check_declared", lambda found: None, "wrongly accepted"),
     "payload": (store, "_verify_payload", lambda *args, **kwargs: None, "wrongly accepted"),
+    "late": (sealed.Contribution, "_check", lambda *args: None, "wrongly accepted as used"),
     "crash": (header, "parse", raises, "raised"),
     "write": (store, "_check_limit", writes, "did more than read"),
 }
