@@ -17,7 +17,7 @@ route by token histograms released under differential privacy (Gaussian noise, o
 
 Sections: ``methods`` (the main rows), ``routers`` (the other routers and weight-space baselines), ``tuned``,
 ``scopes``, ``growth`` (2 to 16 owners), ``coming`` (a later owner, a leaver), ``change`` (documents that change
-domain). All but the first are of the far regime, each for as many seeds as ``--seeds-of`` says.
+domain). All but the first and ``tuned`` are of the far regime alone, each for as many seeds as ``--seeds-of`` says.
 
 Trained parts and scored rows are kept under --work, so an interrupted benchmark goes on.
 """
@@ -46,6 +46,8 @@ for variable in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS"):
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+NEAR = ("methods", "tuned")
+"""Sections of the near regime."""
 SECTIONS = ("methods", "routers", "tuned", "scopes", "growth", "coming", "change")
 
 
@@ -79,7 +81,7 @@ def jobs(given: argparse.Namespace) -> Iterator[tuple[str, int, list[str]]]:
         for regime in given.regimes.split(","):
             if seed >= seeds_of.get(regime, given.seeds):
                 continue
-            wanted = given.sections.split(",") if regime == "far" else ["methods"]
+            wanted = [s for s in given.sections.split(",") if regime == "far" or s in NEAR]
             yield regime, seed, [s for s in wanted if seed < seeds_of.get(s, given.seeds)]
 
 

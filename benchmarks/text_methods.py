@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from text_parts import Settings, party_name, party_text, place, plan, public_text
+from text_parts import Settings, base_text, party_name, party_text, place, plan
 
 DELTA = 1e-6
 TUNING_STEPS = 100
@@ -139,15 +139,18 @@ def forgetting() -> dict[str, Any]:
 
 
 def tuned(
-    composites: Mapping[str, Any], contributions: Sequence[Any], settings: Settings, base: Any, seed: int
+    composites: Mapping[str, Any], contributions: Sequence[Any], settings: Settings, base: Any, regime: str, seed: int
 ) -> dict[str, Callable[[], Any]]:
-    """Makers of tuned compositions, from the compositions of the same names."""
+    """Makers of tuned compositions, from the compositions of the same names.
+
+    Public text is what the base has seen: some of it is of each party's kind in the near regime, none in the far one.
+    """
     from quiltwork.compose.proxies import ProxyPlan, proxies
     from quiltwork.compose.tuning import TuningPlan, tune
     from quiltwork.party.contribute import tokenised
 
     tokenizer = base.load_tokenizer()
-    public = public_text(settings)
+    public = base_text(settings, regime)
     ids = list(tokenised(public, tokenizer))
     training = plan(settings, steps=TUNING_STEPS, rate=settings.rate_near, seed=seed)
 
@@ -155,7 +158,7 @@ def tuned(
         if selection == "none":
             return {"public": public}
         if selection == "classifier":
-            return {"public": public} | _classified(settings, public, seed)
+            return {"public": public} | _classified(settings, public, regime, seed)
         chosen = proxies(contributions, public, ids, base.separator, ProxyPlan(selection, STAND_INS))
         return {"public": public} | chosen
 
@@ -179,11 +182,11 @@ def tuned(
     }
 
 
-def _classified(settings: Settings, public: Sequence[str], seed: int) -> dict[str, list[str]]:
+def _classified(settings: Settings, public: Sequence[str], regime: str, seed: int) -> dict[str, list[str]]:
     from quiltwork.party.proxies import ProxyChoice, chosen_proxies
 
     choice = ProxyChoice(public, STAND_INS, seed=seed)
-    return {party_name(d): chosen_proxies(party_text(settings, d, "far"), choice) for d in settings.parties}
+    return {party_name(d): chosen_proxies(party_text(settings, d, regime), choice) for d in settings.parties}
 
 
 def private_rows(composite: Any, settings: Settings, regime: str, seed: int, epsilon: float) -> Any:

@@ -123,7 +123,7 @@ def main_rows(bench: Bench) -> dict[str, Any]:
 def tuned_rows(bench: Bench) -> dict[str, Any]:
     methods = text_methods.main_methods(len(bench.parties)) | text_methods.router_methods(bench.settings)
     composites = {name: bench.compose(methods[name]) for name in ("learned_rows", "evidence_ffn", "btx")}
-    made = text_methods.tuned(composites, bench.contributions, bench.settings, bench.base, bench.seed)
+    made = text_methods.tuned(composites, bench.contributions, bench.settings, bench.base, bench.regime, bench.seed)
     return {name: bench.row(name, lambda make=make: make().model()) for name, make in made.items()}
 
 
