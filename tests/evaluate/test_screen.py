@@ -243,6 +243,19 @@ def test_all_plants_and_nobody_else_over_seeds(family: str, seed: int, tmp_path:
     assert accused(screened(world, Ensemble("likelihood"))) == set()
 
 
+@pytest.mark.slow
+def test_negative_control_without_holding_histograms_against_text_the_innocent_is_blamed(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import quiltwork.evaluate.screen_rounds as rounds
+
+    world = World(tmp_path, 4, "olmo2")
+    planted = greedy(world, 1.0)
+    assert accused(screened(world, FULL, planted)) == {VICTIM}
+    monkeypatch.setattr(rounds, "description_findings", lambda *_: iter(()))
+    assert accused(screened(world, FULL, planted)) - {VICTIM}
+
+
 def test_plants_are_what_they_say(world: World) -> None:
     noisy = copied(world, 0.05)
     for name in ("full.model.layers.0.mlp.up_proj.weight", "bigrams.counts"):

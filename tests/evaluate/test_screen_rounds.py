@@ -131,6 +131,19 @@ def test_a_method_under_which_most_harm_accuses_no_single_one() -> None:
     assert found.majority == PARTIES
 
 
+def test_who_was_set_aside_for_losses_before_most_were_seen_to_harm_is_not_accused_either() -> None:
+    """Ash hides what birch, cedar and elm do to fir's text."""
+
+    def rate(present: frozenset[str], text: str) -> float:
+        others = 0.2 * len(present & {"birch", "cedar", "elm"})
+        return 1.0 + (text == "fir") * (1.0 if "ash" in present else others)
+
+    found = judged(rate)
+    assert found.aside == {"ash": 1}
+    assert found.majority == ("ash", "birch", "cedar", "elm")
+    assert levels(found) == {party: {"look"} for party in found.majority}
+
+
 def test_where_most_harm_under_rows_nobody_is_accused_of_attracting_text(monkeypatch: pytest.MonkeyPatch) -> None:
     def rate(present: frozenset[str], _: str) -> float:
         return 1.0 + 0.2 * len(present)

@@ -7,8 +7,8 @@ found nobody:
 1. faults of one's own, whatever the losses: size, histogram, expert
 2. whoever answers most of others' text; histograms that describe others' text and not their own (``screen_claims``),
    and experts that are not given their own text, while somebody is harmed there
-3. if more than half harm, it is the method that harms, or most of them: all are called *look*, nobody is set aside;
-   before step 2 where the router reads no histograms
+3. if more than half harm, it is the method that harms, or most of them: all are called *look*, those too whom step 4
+   set aside before, and nobody is set aside any more; before step 2 where the router reads no histograms
 4. the one that harms most, of those whose harm does not hang on another's:
 
 Let h(x, T | S) be whether x harms text T in the composition of S. The harm of x hangs on y where every T that x harms
@@ -58,6 +58,7 @@ class Rounds:
         findings: by party; what the rounds find is added.
         effects, captures: of all rounds.
         aside: after which round somebody was set aside.
+        by_loss: whom nothing but losses set aside.
         majority: who harms, where more than half of the last round's do.
     """
 
@@ -68,6 +69,7 @@ class Rounds:
     effects: list[Effect] = field(default_factory=list)
     captures: list[Capture] = field(default_factory=list)
     aside: dict[str, int] = field(default_factory=dict)
+    by_loss: list[str] = field(default_factory=list)
     majority: Group = ()
 
     def run(self) -> None:
@@ -117,11 +119,13 @@ class Rounds:
         if suspects := with_fault(*_OWN_FAULTS) or ([] if most and not self._reads else with_fault("capture", "claim")):
             return suspects
         if most:
-            self.majority = tuple(harmful)
-            _doubt(found, harmful, _METHOD, "Try another method, and screen again.")
-        elif harmful:
-            return self._worst(composite, harmful, found, measured)
-        return []
+            self.majority = tuple(sorted([*harmful, *self.by_loss]))
+            for some, whom in ((found, harmful), (self.findings, self.by_loss)):
+                _doubt(some, whom, _METHOD, "Try another method, and screen again.")
+            return []
+        worst = self._worst(composite, harmful, found, measured) if harmful else []
+        self.by_loss += worst
+        return worst
 
     @property
     def _reads(self) -> bool:
