@@ -195,8 +195,8 @@ def test_an_extra_tensor_of_the_first_is_missing_in_the_other(
     ("field", "value", "names"),
     [
         ("rms_norm_eps", 0.5, ("config field 'rms_norm_eps' of 'odd'", "0.5")),
-        ("num_attention_heads", 2, ("config field 'num_attention_heads' of 'odd'",)),
-        ("vocab_size", 7, ("vocabulary of 'odd'", "7 tokens")),
+        ("num_attention_heads", 2, ("tensor 'model.layers.0.self_attn.", "of checkpoint", "odd'", "config.json says")),
+        ("vocab_size", 7, ("tensor 'model.embed_tokens.weight' of checkpoint", "odd'", "config.json says [7, 32]")),
         ("rope_theta", 17.0, ("rotary settings of 'odd'", "17.0")),
         ("model_type", "gpt2", ("model_type 'gpt2'", "olmo2, llama")),
     ],

@@ -92,8 +92,9 @@ def test_a_router_with_weights_biases_or_top_k_comes_apart_too(
 
 
 def test_what_is_no_composite_is_refused(base: Path, given: Mapping[str, Path], tmp_path: Path) -> None:
-    for place in (base, given["ash"], tmp_path / "nowhere"):
-        refused("remove", place, "--party", "ash", "--out", tmp_path / "out", names=(str(place), "quiltwork.json"))
+    nowhere = tmp_path / "nowhere"
+    for place, why in ((base, "quiltwork.json"), (given["ash"], "quiltwork.json"), (nowhere, "no such directory")):
+        refused("remove", place, "--party", "ash", "--out", tmp_path / "out", names=(str(place), why))
 
 
 def test_a_composite_without_a_shard_is_refused(composed: Callable[[str], Path], tmp_path: Path) -> None:

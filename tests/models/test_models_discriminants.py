@@ -226,7 +226,7 @@ def test_honest_rows_are_pooled_as_in_the_textbook() -> None:
 
 
 @pytest.mark.parametrize("labels", [("ash",), ("ash.a", "ash.b", "ash.c")])
-@pytest.mark.parametrize("rows", [401, 10**12, 10**400])
+@pytest.mark.parametrize("rows", [401, 10**12, 10**400], ids=["401", "10^12", "10^400"])
 def test_no_owner_counts_for_more_than_the_public_text(rows: int, labels: tuple[str, ...]) -> None:
     """The covariance against the cap written out: 400 public rows, at most 400 of ash's, 300 of birch's."""
     parts = [spread(DATA[""]) * 400, 1e6 * spread(DATA["ash"]) * 400, spread(DATA["birch"]) * 300]

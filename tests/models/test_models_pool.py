@@ -185,7 +185,7 @@ def test_a_directory_of_something_else_is_no_pool(tmp_path: Path) -> None:
     assert open_pool(tmp_path / "new").knows("sha256:" + "0" * 64) is False
 
 
-@pytest.mark.parametrize("mode", [0o775, 0o757, 0o777])
+@pytest.mark.parametrize("mode", [0o775, 0o757, 0o777], ids=oct)
 @pytest.mark.parametrize("room", ["", "shards", "contributions", "bases"])
 def test_a_pool_that_others_may_write_to_is_refused(room: str, mode: int, pool: Pool) -> None:
     place = pool.path / room

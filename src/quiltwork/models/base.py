@@ -343,9 +343,9 @@ def open_base(path: str | Path, *, what: str = "base") -> Base:
         full = family.complete(config)
     except (KeyError, TypeError, ValueError) as error:
         why = f"its fields do not belong together ({str(error)[:200]})"
-        raise CheckpointError(f"config.json of base {where}", why=why, mend="Fetch the checkpoint again.") from error
+        raise CheckpointError(f"config.json of {what} {where}", why=why, mend="Fetch the checkpoint again.") from error
     base = Base(path, full, family, open_tensors(path))
-    require_sizes(full, family, base.tensors, f"base {where}")
+    require_sizes(full, family, base.tensors, f"{what} {where}")
     # transformers fills missing tensors with random numbers and goes on
     missing = [name for name in family.tensor_names(config) if name not in base.tensors]
     if missing:
