@@ -12,8 +12,8 @@ opened, so that a directory cannot say one thing and do another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,7 +165,7 @@ class NetworkComposite:
         """The composite of the other parties, composed anew from what they handed over.
 
         Raises:
-            InvalidOption: the party is not in it, or the method names it.
+            InvalidOption: the party is not in it, or the method joins it to another by name.
             ExportError: nobody would be left.
             MissingPart: the others do not hold what the method needs, as ``compose`` says of them.
         """
@@ -179,7 +179,8 @@ class NetworkComposite:
             raise ExportError(
                 f"removing party '{party}'", why="it is the only one left", mend="Delete the composite itself."
             )
-        return NetworkComposite.of([c for c in self.contributions if c.party != party], self.method)
+        rest = [c for c in self.contributions if c.party != party]
+        return NetworkComposite.of(rest, _forgetting(self.method, party))
 
     def export(self, target: str | Path, form: ExportFormat, *, setting: str | None = None) -> Path:
         """Write the model for use elsewhere, in one file; who is in it and how to take them out is not in it.
@@ -234,3 +235,17 @@ class NetworkComposite:
         with new_directory(target, overwrite=overwrite) as partial:
             write(self, partial)
         return Path(target)
+
+
+def _forgetting(method: NetworkMethod, party: str) -> NetworkMethod:
+    """The method without the weight of a party, as whoever never knew the party would have stated it."""
+    weights = getattr(method, "weights", None)
+    if not isinstance(weights, Mapping) or party not in weights:
+        return method
+    kept: Any = {name: weight for name, weight in weights.items() if name != party}
+    own: Any = method  # every method is a dataclass, which its protocol cannot say
+    usual: Any = next(one for one in fields(own) if one.name == "weights")
+    if not kept:
+        kept = usual.default_factory() if usual.default is MISSING else usual.default
+    forgotten: NetworkMethod = replace(own, weights=kept)
+    return forgotten
