@@ -3,7 +3,7 @@
     python benchmarks/screening.py --json benchmarks/results/screening.json
 
 Consortia of four owners on tiny models (``tests/evaluate/screen_plants.py``; the seeds here are none that the tests
-use, and nothing was chosen by looking at them), honest or with one harm planted, are screened as they would be
+use, and no limit was chosen by looking at them), honest or with one harm planted, are screened as they would be
 composed: evidence over ffn experts, evidence over whole models, learned rows; and by weights and histograms alone. An
 honest consortium shows false blame, a planted one whether the culprit is called *look* or *harmful*, and who else is.
 
