@@ -111,6 +111,11 @@ def router_methods(settings: Settings) -> dict[str, Any]:
     }
 
 
+def known(settings: Settings) -> list[str]:
+    """Names of rows in the order of a page; rows that are tuned, or of one party alone, come after them."""
+    return ["base", "pooled", *main_methods(len(settings.parties)), *router_methods(settings)]
+
+
 def forgetting() -> dict[str, Any]:
     """Routers for texts that change domain."""
     from quiltwork.compose.ensemble import Ensemble

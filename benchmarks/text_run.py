@@ -208,9 +208,10 @@ ROWS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
 
 
 def kept(settings: Settings, regime: str, seed: int) -> dict[str, Any]:
-    """Whatever has been scored of one regime and seed, in the order in which it was scored."""
+    """Whatever has been scored of one regime and seed."""
+    order = {f"{name}.json": at for at, name in enumerate(text_methods.known(settings))}
     folder = place(settings, regime, seed) / "rows"
-    files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    files = sorted(folder.glob("*.json"), key=lambda path: (order.get(path.name, len(order)), path.name))
     found: dict[str, Any] = {path.stem.removeprefix("section-"): json.loads(path.read_text()) for path in files}
     rows = {row["name"]: row for row in found.values() if "name" in row and "-without-" not in row["name"]}
     return ({"rows": rows} if rows else {}) | {name: found[name] for name in TREES if name in found}
