@@ -128,6 +128,15 @@ def test_both_spellings_of_scaled_rotary_positions_agree() -> None:
     assert rope({}) == {"rope_theta": 10000.0, "rope_type": "default"}
 
 
+def test_the_trained_length_of_a_stretched_model_counts_where_it_stands_beside() -> None:
+    inside = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "original_max_position_embeddings": 32}
+    assert rope({"rope_parameters": inside, "original_max_position_embeddings": 16}) == inside | {
+        "original_max_position_embeddings": 16
+    }
+    plain = {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}
+    assert rope({"rope_parameters": plain, "original_max_position_embeddings": 16}) == plain
+
+
 def test_sharding_does_not_change_the_digest(copied: Base, tmp_path: Path) -> None:
     copied.load_model().save_pretrained(tmp_path / "sharded", max_shard_size="30KB")
     for path in copied.path.glob("tokenizer*"):

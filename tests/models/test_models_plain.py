@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from quiltwork.errors import CheckpointError
 from quiltwork.models import base as base_module
@@ -62,6 +63,18 @@ def test_fields_that_decide_nothing_are_not_read(checkpoint: Path, stranger: dic
     assert not stranger.keys() & plain_config(stranger).keys()
 
 
+def test_a_stretched_model_is_that_of_transformers_where_its_length_stands_beside(checkpoint: Path) -> None:
+    rotary = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0}
+    rotary |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 2000}
+    stretched = {"rope_parameters": rotary, "original_max_position_embeddings": 8}
+    edited(checkpoint, "config.json", lambda config: config.update(stretched))
+    with torch.no_grad():
+        due = AutoModelForCausalLM.from_pretrained(checkpoint)(input_ids=IDS).logits
+        assert torch.equal(open_base(checkpoint).load_model()(input_ids=IDS).logits, due)
+        edited(checkpoint, "config.json", lambda config: config.pop("original_max_position_embeddings"))
+        assert not torch.equal(open_base(checkpoint).load_model()(input_ids=IDS).logits, due)
+
+
 def test_a_reader_of_every_field_asks_for_the_stranger_s_kernel(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +97,7 @@ def test_a_reader_of_every_field_asks_for_the_stranger_s_kernel(
         {"hidden_size": True},
         {"num_key_value_heads": 2.0},
         {"head_dim": 10**9},
+        {"head_dim": "8", "num_attention_heads": 2**45},
     ],
     ids=str,
 )

@@ -74,12 +74,21 @@ def tensor_digest(source: Source) -> str:
     return "sha256:" + digest.hexdigest()
 
 
+_STRETCHED = ("llama3", "yarn", "longrope")
+
+
 def rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary settings, whether written the old way (``rope_theta``) or the new (``rope_parameters``)."""
+    """Rotary settings, whether written the old way (``rope_theta``) or the new (``rope_parameters``).
+
+    The length that a stretched model was trained for may stand beside them, and then wins, as in transformers.
+    """
     settings = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     settings.setdefault("rope_theta", config.get("rope_theta", 10000.0))
     settings["rope_type"] = settings.pop("type", settings.get("rope_type", "default"))
     settings["rope_theta"] = float(settings["rope_theta"])
+    length = config.get("original_max_position_embeddings")
+    if settings["rope_type"] in _STRETCHED and length is not None:
+        settings["original_max_position_embeddings"] = length
     return settings
 
 

@@ -25,7 +25,7 @@ _READ = frozenset({
     "model_type", "architectures", "dtype", "torch_dtype", "initializer_range", "tie_word_embeddings",
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "head_dim", "hidden_act", "rms_norm_eps", "attention_bias", "attention_dropout", "mlp_bias", "qkv_bias",
-    "max_position_embeddings", "rope_theta", "rope_scaling", "rope_parameters",
+    "max_position_embeddings", "original_max_position_embeddings", "rope_theta", "rope_scaling", "rope_parameters",
     "sliding_window", "use_sliding_window", "max_window_layers", "layer_types",
     "bos_token_id", "eos_token_id", "pad_token_id",
     "num_experts", "num_local_experts", "num_experts_per_tok", "norm_topk_prob", "router_aux_loss_coef",
@@ -71,6 +71,10 @@ def require_sizes(config: Mapping[str, Any], family: Family, tensors: Sources, w
         if type(config.get(field)) is not int or config[field] < 1:
             why = f"it is {str(config.get(field))[:100]}, and a size is needed"
             raise CheckpointError(f"config field '{field}' of {where}", why=why, mend=_MEND)
+    # it is multiplied below, and text times a number is text of that length
+    if config.get("head_dim") is not None and type(config["head_dim"]) is not int:
+        why = f"it is {str(config['head_dim'])[:100]!a}, and a whole number is needed"
+        raise CheckpointError(f"config field 'head_dim' of {where}", why=why, mend=_MEND)
     if config["num_hidden_layers"] > len(tensors):
         why = f"it names {config['num_hidden_layers']} layers, and there are {len(tensors)} tensors in all"
         raise CheckpointError(f"config.json of {where}", why=why, mend=_MEND)
