@@ -275,6 +275,20 @@ def test_mistral_s_window_names_the_base(stated: bool, tmp_path: Path) -> None:
     assert altered(base, lambda config: config.update(sliding_window=None)).digest != before
 
 
+def test_a_mistral_of_which_some_layers_have_no_window_is_another_model(tmp_path: Path) -> None:
+    """transformers makes a Ministral model of it; Mistral's class would give all layers the window."""
+    mixed = ["full_attention", "sliding_attention", "sliding_attention"]
+    base = family_base("mistral", tmp_path / "base", sliding_window=3)
+    base = altered(base, lambda config: config.update(layer_types=["sliding_attention"] * len(mixed)))
+    due = logits(plain(base.path))
+    torch.testing.assert_close(logits(base.load_model()), due, atol=0, rtol=0)
+    with pytest.raises(CheckpointError, match="Ministral"):
+        altered(base, lambda config: config.update(layer_types=mixed))
+    assert differs(logits(plain(base.path)), due)
+    unbounded = altered(base, lambda config: config.update(layer_types=["full_attention"] * 3, sliding_window=None))
+    assert differs(logits(unbounded.load_model()), due)
+
+
 def test_a_window_that_llama_does_not_read_never_reaches_mixtral(tmp_path: Path) -> None:
     base = family_base("llama", tmp_path / "base")
     before = base.digest

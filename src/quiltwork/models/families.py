@@ -251,7 +251,19 @@ def family_of(config: Mapping[str, Any], *, where: str = "config.json") -> Famil
             why="quiltwork does not know this family of language models",
             mend=f"Use a base of one of these families: {', '.join(FAMILIES)}; or a mixture: {', '.join(FORMATS)}.",
         )
+    if name == "mistral" and _windows_differ(config):
+        raise CheckpointError(
+            f"layer_types in {where}",
+            why="some layers see a window only and others do not: that is a Ministral model, whatever model_type says",
+            mend=f"Use a base of one of these families: {', '.join(FAMILIES)}.",
+        )
     return FAMILIES[name]
+
+
+def _windows_differ(config: Mapping[str, Any]) -> bool:
+    """Whether a Mistral config, whose class has one window for all layers, names layers without it."""
+    types = config.get("layer_types")
+    return isinstance(types, list) and "full_attention" in types and config.get("sliding_window", 4096) is not None
 
 
 def format_of(config: Mapping[str, Any]) -> MoEFormat | None:
