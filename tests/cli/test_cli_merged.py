@@ -128,4 +128,8 @@ def test_merged_and_composed_models_and_contributions_together(
 ) -> None:
     told = done("verify", merged, composed("learned_rows"), "--json").json
     assert ["parties" in one for one in told] == [True, False]
+    (tmp_path / "trust.toml").write_text("")
+    for model in (merged, composed("learned_rows")):
+        refused("verify", model, "--revocations", tmp_path, names="no keys are given", mend="--trust")
+    refused("verify", merged, "--trust", tmp_path / "trust.toml", names=("--trust", "no party"), mend="without")
     misused("verify", merged, tmp_path, names="which is neither a composed nor a merged model")

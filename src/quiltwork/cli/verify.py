@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quiltwork.cli.inputs import legible, print_json, read_contributions
-from quiltwork.cli.trusting import Revocations, TrustFile, refuse_revoked, trusted
+from quiltwork.cli.trusting import Revocations, TrustFile, refuse_revoked_models, require_revocations, trusted
 from quiltwork.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -66,9 +66,16 @@ def run(
             why="contributions are signed, and composed and merged models are not",
             mend="Verify it without; a composed model's revocations are asked for with --trust and --revocations.",
         )
-    if composed and trust is not None:
-        refuse_revoked(composed, trust, revocations)
-    opened = trusted(trust, revocations) if paths else None
+    if trust is not None and not (paths or composed):
+        raise InvalidOption(
+            f"--trust for '{merged[0]}'",
+            why="a merged model names checkpoints, and no party's contribution",
+            mend="Verify it without.",
+        )
+    opened = trusted(trust, revocations)
+    if composed and opened is not None:
+        require_revocations(revocations)
+        refuse_revoked_models(composed, opened)
     signed = _signed(read_contributions(paths, max_bytes), opened, public_key, certificate) if paths else []
     whole = [*map(_whole, composed), *map(_merged, merged)]
     if json:
