@@ -200,8 +200,8 @@ def private_rows(composite: Any, settings: Settings, regime: str, seed: int, eps
     import torch
 
     from quiltwork.evidence.release import gaussian
-    from quiltwork.models.base import load_tokenizer
     from quiltwork.models.sources import Source
+    from quiltwork.models.tokenizer_files import load_tokenizer
     from quiltwork.party.contribute import tokenised
 
     tokenizer = load_tokenizer(place(settings, regime, seed) / "base")

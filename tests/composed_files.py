@@ -7,7 +7,7 @@ from pathlib import Path
 from quiltwork.composite.provenance import PROVENANCE, digest_over
 from quiltwork.contribution.canonical import encode
 from quiltwork.files import record_of
-from quiltwork.models.base import read_json
+from quiltwork.models.json_files import read_json
 
 
 def mend_records(directory: Path) -> None:

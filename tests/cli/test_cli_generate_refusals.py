@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from quiltwork.cli.generate import answering, continued
 from quiltwork.errors import CheckpointError
 from quiltwork.evaluate.matrix import HeldOut, run
-from quiltwork.models.base import load_tokenizer, separator_id
 from quiltwork.models.tiny import TinySize, tiny_model, train_tokenizer
+from quiltwork.models.tokenizer_files import load_tokenizer, separator_id
 
 TEXT = "a page about nothing in particular"
 

@@ -44,7 +44,8 @@ from quiltwork.composite.listed import Listed
 from quiltwork.composite.written import Written, read_written
 from quiltwork.errors import ExportError, QuiltworkError
 from quiltwork.evaluate.matrix import HeldOut, run
-from quiltwork.models.base import Base, load_tokenizer, open_base, separator_id
+from quiltwork.models.base import Base, open_base
+from quiltwork.models.tokenizer_files import load_tokenizer, separator_id
 
 _READABLE = (".safetensors", ".json", ".bin", ".pt", ".pth", ".py", ".jinja", ".model", ".txt", ".gguf", ".pkl")
 _TEXT = "a page about nothing in particular"

@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quiltwork.errors import CheckpointError, InvalidOption
-from quiltwork.models.base import Base, load_tokenizer, open_base, rope, tensor_digest
+from quiltwork.models.base import Base, open_base, rope, tensor_digest
 from quiltwork.models.sources import Source, open_file, total_size
 from quiltwork.models.tiny import TinySize, tiny_model, train_tokenizer
+from quiltwork.models.tokenizer_files import load_tokenizer
 
 Bases = Callable[[str], Base]
 BOTH = ("olmo2", "llama")

@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM
 
 from quiltwork.errors import CheckpointError
 from quiltwork.models import base as base_module
-from quiltwork.models.base import load_tokenizer, open_base
+from quiltwork.models.base import open_base
 from quiltwork.models.plain import plain_config, require_known
 from quiltwork.models.tiny import TinySize, tiny_model, train_tokenizer
+from quiltwork.models.tokenizer_files import load_tokenizer
 
 IDS = torch.arange(5)[None]
 

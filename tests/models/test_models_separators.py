@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models
 
-from quiltwork.models.base import Base, load_tokenizer, read_json, separator_id
+from quiltwork.models.base import Base
+from quiltwork.models.json_files import read_json
 from quiltwork.models.separators import stated_separator
+from quiltwork.models.tokenizer_files import load_tokenizer, separator_id
 
 _TOKEN = {"__type": "AddedToken", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
 MODELS: dict[str, Callable[[], Tokenizer]] = {

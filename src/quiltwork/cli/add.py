@@ -108,7 +108,8 @@ def _text(
 ) -> dict[str, Any]:
     from quiltwork.compose.joining_language import joined_language
     from quiltwork.composite import PROVENANCE, open_composite, saved_layout
-    from quiltwork.models.base import open_base, read_json
+    from quiltwork.models.base import open_base
+    from quiltwork.models.json_files import read_json
 
     opened = open_base(base) if base is not None else None
     if public and opened is None:

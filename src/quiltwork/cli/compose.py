@@ -244,7 +244,7 @@ def _text(
     """Compose and save a language model; what quiltwork.json says of it."""
     from quiltwork.compose.method import compose
     from quiltwork.composite import PROVENANCE
-    from quiltwork.models.base import read_json
+    from quiltwork.models.json_files import read_json
 
     composite = compose(given, method, base, public=public)
     if base_name is not None:

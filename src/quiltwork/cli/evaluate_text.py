@@ -39,7 +39,7 @@ def score_text(
     """The score matrix of language models on texts; see ``quiltwork evaluate``."""
     from quiltwork.contribution.fields import owner_of
     from quiltwork.evaluate.matrix import Candidates, HeldOut, score_matrix
-    from quiltwork.models.base import separator_id
+    from quiltwork.models.tokenizer_files import separator_id
 
     base, device = _opened(checkpoint), check_device(sizes.device)
     tokenizer = base.load_tokenizer()

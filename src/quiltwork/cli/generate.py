@@ -45,7 +45,7 @@ def run(
         raise typer.BadParameter("--max-new-tokens must be positive and --temperature not negative")
     refuse_revoked([model], trust, revocations)
     from quiltwork.evaluate.trace import token_texts
-    from quiltwork.models.base import load_tokenizer
+    from quiltwork.models.tokenizer_files import load_tokenizer
 
     network, slots = answering(model)
     network = network.to(check_device(device)).eval()
@@ -75,8 +75,8 @@ def continued(
     """
     import torch
 
-    from quiltwork.models.base import separator_id
     from quiltwork.models.plain import require_known
+    from quiltwork.models.tokenizer_files import separator_id
 
     start = [separator_id(tokenizer), *tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]]
     require_known(max(start), network, "the tokenizer beside the model")

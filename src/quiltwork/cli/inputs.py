@@ -61,7 +61,7 @@ def named_directories(arguments: Sequence[Path], *, by_method: bool = True) -> d
         InvalidOption: two have one name, one has the base's, or a directory holds a contribution.
     """
     from quiltwork.composite import PROVENANCE
-    from quiltwork.models.base import read_json
+    from quiltwork.models.json_files import read_json
 
     found: dict[str, Path] = {}
     for argument in arguments:

@@ -85,7 +85,7 @@ def _released(events: Any) -> list[str]:
 def _composite(directory: Path) -> dict[str, Any]:
     """What quiltwork.json says, after the directory is held against it; of a language model, its small files are."""
     from quiltwork.composite import PROVENANCE, Provenance
-    from quiltwork.models.base import read_json
+    from quiltwork.models.json_files import read_json
 
     value = read_json(directory / PROVENANCE)
     Provenance.from_json(value, directory / PROVENANCE)

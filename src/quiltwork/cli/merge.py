@@ -51,7 +51,8 @@ def run(
     from quiltwork.compose.checkpoints import Merge
     from quiltwork.compose.merged import RECORD
     from quiltwork.files import require_absent
-    from quiltwork.models.base import open_base, read_json
+    from quiltwork.models.base import open_base
+    from quiltwork.models.json_files import read_json
 
     require_absent(out, overwrite)
     names = names_of(models)

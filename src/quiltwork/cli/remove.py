@@ -40,7 +40,7 @@ def run(
     """Take a party out of a composed model."""
     from quiltwork.compose.reopen import open_any
     from quiltwork.composite import PROVENANCE, NetworkComposite, TableComposite, saved_layout
-    from quiltwork.models.base import read_json
+    from quiltwork.models.json_files import read_json
 
     composite = open_any(composed)
     for leaving in party:

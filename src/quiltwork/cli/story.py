@@ -280,7 +280,7 @@ def _train_dense(
     model: Any, tokenizer: Any, texts: list[str], target: Path, steps: int, rate: float, seed: int
 ) -> None:
     """Train a dense model on texts and save it as a checkpoint."""
-    from quiltwork.models.base import separator_id
+    from quiltwork.models.tokenizer_files import separator_id
     from quiltwork.party.contribute import block_stream, tokenised
     from quiltwork.training.loop import TrainingPlan, train
 

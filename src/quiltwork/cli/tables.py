@@ -134,7 +134,7 @@ def _require_rows(blocks: Sequence[Any], paths: Sequence[Path]) -> None:
 def told(composite: TableComposite, out: Path) -> dict[str, Any]:
     """Say what was written, who was excluded and why; what quiltwork.json says of it."""
     from quiltwork.composite import PROVENANCE
-    from quiltwork.models.base import read_json
+    from quiltwork.models.json_files import read_json
 
     solution, parties = composite.solution, len(composite.parties)
     experts = solution.mixture.n_experts

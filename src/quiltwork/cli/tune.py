@@ -92,7 +92,7 @@ def run(
     from quiltwork.compose.tuning import TuningPlan, tune
     from quiltwork.composite import open_composite, saved_layout
     from quiltwork.files import require_absent
-    from quiltwork.models.base import load_tokenizer
+    from quiltwork.models.tokenizer_files import load_tokenizer
     from quiltwork.training.loop import TrainingPlan
     from quiltwork.training.processes import processes
 
@@ -167,7 +167,7 @@ def _stand_ins(
         InvalidOption: a party's contribution is not given, or one is of nobody in the model.
     """
     from quiltwork.compose.proxies import likeness, proxies, require_parties
-    from quiltwork.models.base import load_tokenizer, separator_id
+    from quiltwork.models.tokenizer_files import load_tokenizer, separator_id
 
     require_parties(given, composite.parties, composite.provenance.base)
     tokenizer = load_tokenizer(composed)

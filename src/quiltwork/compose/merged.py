@@ -15,7 +15,7 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from quiltwork.composite.listed import Listed, listed_files, require_own_digest
 from quiltwork.errors import CheckpointError
-from quiltwork.models.base import read_json
+from quiltwork.models.json_files import read_json
 from quiltwork.privacy.events import Record
 
 RECORD = "merge.json"

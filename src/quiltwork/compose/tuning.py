@@ -31,7 +31,7 @@ from quiltwork.composite.tuned import Tuned, TunedText, What, documents_digest
 from quiltwork.errors import FragmentError, InvalidOption
 from quiltwork.models.assembly import Experts
 from quiltwork.models.averaged import AveragedExperts
-from quiltwork.models.base import canonical, separator_id, sha256
+from quiltwork.models.base import canonical, sha256
 from quiltwork.models.checkpoint import Checkpoint
 from quiltwork.models.disassembly import native_experts
 from quiltwork.models.discriminants import Discriminants
@@ -39,6 +39,7 @@ from quiltwork.models.routers import Rows
 from quiltwork.models.routing import Routing, RowsAndEvidence
 from quiltwork.models.slots import slot_key
 from quiltwork.models.sources import Source, dtype_of
+from quiltwork.models.tokenizer_files import separator_id
 from quiltwork.training.loop import TrainingPlan, train
 from quiltwork.training.mixing import mixed
 from quiltwork.training.packing import Block, epochs

@@ -25,7 +25,7 @@ from cyclonedx.spdx import fixup_id, is_expression
 
 from quiltwork.composite.provenance import PROVENANCE, read_provenance
 from quiltwork.files import storage_error
-from quiltwork.models.base import read_json
+from quiltwork.models.json_files import read_json
 
 _MODEL = ComponentType.MACHINE_LEARNING_MODEL
 

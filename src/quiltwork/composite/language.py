@@ -26,10 +26,10 @@ from quiltwork.errors import ExportError, InvalidOption
 from quiltwork.files import new_directory
 from quiltwork.models.assembly import Assembly, Blend, Layout, require_party
 from quiltwork.models.averaged import AveragedExperts
-from quiltwork.models.base import read_json
 from quiltwork.models.checkpoint import Checkpoint, Take, TokenizerFiles
 from quiltwork.models.disassembly import disassemble
 from quiltwork.models.joining import joined
+from quiltwork.models.json_files import read_json
 from quiltwork.models.plain import building, plain_config, require_answer
 from quiltwork.models.pool import Pool
 from quiltwork.models.resting import Resting

@@ -18,8 +18,8 @@ from typing import Any
 from quiltwork.composite.provenance import digest_over
 from quiltwork.errors import AlteredCheckpoint, CheckpointError
 from quiltwork.files import FileRecord
-from quiltwork.models.base import read_json
 from quiltwork.models.checkpoint import ROUTER
+from quiltwork.models.json_files import read_json
 from quiltwork.models.resting import altered, require_intact
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}", re.ASCII)

@@ -23,7 +23,7 @@ from quiltwork.contribution.manifest import FILE as CONTRIBUTION
 from quiltwork.errors import CheckpointError, ExportError, NeedsRetraining
 from quiltwork.files import FileRecord
 from quiltwork.models.assembly import Layout
-from quiltwork.models.base import read_json
+from quiltwork.models.json_files import read_json
 from quiltwork.privacy.events import printable
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from quiltwork.composite.listed import Listed, listed_files, require_own_digest
 from quiltwork.composite.provenance import PROVENANCE, Entry, Provenance, read_provenance
 from quiltwork.errors import CheckpointError
 from quiltwork.files import FileRecord
-from quiltwork.models.base import read_json
+from quiltwork.models.json_files import read_json
 
 MOST_BYTES = 2**24
 

@@ -27,7 +27,8 @@ from quiltwork.evaluate.screen_losses import Losses, effect, mean_and_error
 from quiltwork.evaluate.screen_record import Capture, Effect, Rule
 from quiltwork.evaluate.screen_verdicts import is_of
 from quiltwork.evaluate.trace import Trace
-from quiltwork.models.base import Base, separator_id
+from quiltwork.models.base import Base
+from quiltwork.models.tokenizer_files import separator_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

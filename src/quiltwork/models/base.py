@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import stat
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from quiltwork.errors import CheckpointError
 from quiltwork.models.families import ROLES, Family, Role, family_of, format_of
+from quiltwork.models.json_files import read_json
 from quiltwork.models.own_experts import OwnExperts, read_mixture
 from quiltwork.models.plain import building, plain_config, require_answer, require_sizes
 from quiltwork.models.separators import stated_separator
 from quiltwork.models.sources import Source, Sources, open_file, torch_dtype
+from quiltwork.models.tokenizer_files import TOKENIZER_FILES, load_tokenizer, separator_id
 from quiltwork.streaming.layout import Dtype
 
 if TYPE_CHECKING:
@@ -48,12 +49,6 @@ _IDENTITY = (
     "tie_word_embeddings",
 )
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
 
 
 def sha256(data: bytes) -> str:
@@ -90,36 +85,6 @@ def rope(config: Mapping[str, Any]) -> dict[str, Any]:
     if settings["rope_type"] in _STRETCHED and length is not None:
         settings["original_max_position_embeddings"] = length
     return settings
-
-
-MOST_JSON = 2**26
-"""Bytes of a checkpoint's JSON that are read."""
-MOST_SPECIAL = 2**20
-"""Bytes of what names a tokenizer's special tokens."""
-MOST_TOKEN = 10_000
-"""Characters of a token added to a vocabulary."""
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a checkpoint's file.
-
-    Raises:
-        CheckpointError: the file is missing, no file, larger than `MOST_JSON`, or is not a JSON object.
-    """
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_JSON:
-            raise ValueError(f"it is no file, or one of more than {MOST_JSON} bytes")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"'{path}'",
-            why=f"it cannot be read ({error})",
-            mend="Point to the directory of a Hugging Face checkpoint.",
-        ) from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"'{path}'", why="it is not a JSON object", mend="Fetch the checkpoint again.")
-    return value
 
 
 @dataclass(frozen=True)
@@ -230,7 +195,7 @@ class Base:
 
     def tokenizer_files(self) -> dict[str, Path]:
         """The tokenizer's files that are there, by name."""
-        return {name: self.path / name for name in _TOKENIZER_FILES if (self.path / name).is_file()}
+        return {name: self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file()}
 
     def load_model(self) -> PreTrainedModel:
         """The model in evaluation mode, from local files only; how text is sampled is the caller's to say.
@@ -256,63 +221,6 @@ class Base:
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, from local files only."""
         return load_tokenizer(self.path)
-
-
-def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint directory, as tokenizer.json has it, from local files only.
-
-    The Auto class would, for some families, read the vocabulary from there and put rules of its own around it, which
-    others then cannot follow from the file.
-
-    Raises:
-        CheckpointError: there is none, it reads no text, or it has no token to stand before a document (neither BOS
-            nor EOS).
-    """
-    from transformers import PreTrainedTokenizerFast
-
-    _require_short_tokens(path)
-    try:
-        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(str(path), local_files_only=True)
-        tokenizer("A text.", add_special_tokens=False, verbose=False)
-    except Exception as error:  # the library in Rust raises nothing more special
-        raise CheckpointError(
-            f"tokenizer in '{path}'",
-            why=f"transformers cannot load it ({(str(error).splitlines() or [type(error).__name__])[0][:300]})",
-            mend="Save the tokenizer beside the weights (tokenizer.json).",
-        ) from error
-    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
-        raise CheckpointError(
-            f"tokenizer in '{path}'",
-            why="it has neither a BOS nor an EOS token to stand before a document",
-            mend="Set eos_token in tokenizer_config.json.",
-        )
-    return tokenizer
-
-
-def _require_short_tokens(path: Path) -> None:
-    """Refuse a tokenizer that would cost far more memory than its files: each special token becomes an automaton."""
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        if (path / name).is_file() and (path / name).stat().st_size > MOST_SPECIAL:
-            raise _long_tokens(path / name, f"it holds more than {MOST_SPECIAL} bytes")
-    if not (path / "tokenizer.json").is_file():
-        return
-    added = read_json(path / "tokenizer.json").get("added_tokens")
-    for token in added if isinstance(added, list) else []:
-        text = token.get("content") if isinstance(token, dict) else None
-        if isinstance(text, str) and len(text) > MOST_TOKEN:
-            raise _long_tokens(
-                path / "tokenizer.json", f"one of its added tokens has more than {MOST_TOKEN} characters"
-            )
-
-
-def _long_tokens(where: Path, why: str) -> CheckpointError:
-    return CheckpointError(f"'{where}'", why=why, mend="Fetch the checkpoint again; no tokenizer needs that.")
-
-
-def separator_id(tokenizer: Any) -> int:
-    """The token before each document: BOS, else EOS (the convention of lm-evaluation-harness)."""
-    token = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    return int(token)
 
 
 def open_base(path: str | Path, *, what: str = "base") -> Base:

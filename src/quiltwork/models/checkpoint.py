@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from quiltwork.errors import CheckpointError
 from quiltwork.files import FileRecord
-from quiltwork.models.base import Base, read_json, rope
+from quiltwork.models.base import Base, rope
+from quiltwork.models.json_files import read_json
 from quiltwork.models.sources import TORCH_NAMES, Source, Sources
+from quiltwork.models.tokenizer_files import TOKENIZER_FILES
 from quiltwork.streaming.layout import Dtype
 from quiltwork.streaming.numbers import all_finite
 from quiltwork.streaming.writing import write_tensors
@@ -212,5 +214,5 @@ class TokenizerFiles:
     @classmethod
     def read(cls, directory: Path) -> TokenizerFiles:
         """The tokenizer of a composed checkpoint, as it is."""
-        names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-        return cls({name: (directory / name).read_bytes() for name in names if (directory / name).is_file()})
+        present = (name for name in TOKENIZER_FILES if (directory / name).is_file())
+        return cls({name: (directory / name).read_bytes() for name in present})

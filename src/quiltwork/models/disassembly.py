@@ -14,8 +14,9 @@ from typing import Any
 from quiltwork.errors import CheckpointError, ExportError
 from quiltwork.models import router_settings
 from quiltwork.models.assembly import FFN, DenseBody, Experts, Members
-from quiltwork.models.base import open_tensors, read_json
+from quiltwork.models.base import open_tensors
 from quiltwork.models.families import FAMILIES, Family, Role, family_of, format_of
+from quiltwork.models.json_files import read_json
 from quiltwork.models.moe_formats import ORIGIN, ROUTING
 from quiltwork.models.own_experts import OwnExperts, experts_before
 from quiltwork.models.plain import require_sizes

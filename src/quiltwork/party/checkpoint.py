@@ -26,9 +26,10 @@ from quiltwork.contribution.sealed import Contribution
 from quiltwork.contribution.store import Draft, write
 from quiltwork.errors import CheckpointError, InvalidOption
 from quiltwork.files import require_absent
-from quiltwork.models.base import Base, separator_id
+from quiltwork.models.base import Base
 from quiltwork.models.families import ROLES
 from quiltwork.models.sources import Source, total
+from quiltwork.models.tokenizer_files import separator_id
 from quiltwork.party.contribute import Order, reference, tokenised
 from quiltwork.party.fragment import Fragment
 from quiltwork.party.summaries import summarise

@@ -31,7 +31,8 @@ from quiltwork.contribution.store import read
 from quiltwork.errors import FragmentError, InvalidOption, StorageError
 from quiltwork.evidence.bigrams import CELLS, document_cells
 from quiltwork.files import new_directory, require_absent, write_file
-from quiltwork.models.base import Base, separator_id
+from quiltwork.models.base import Base
+from quiltwork.models.tokenizer_files import separator_id
 from quiltwork.party.contribute import Order, contribute, tokenised
 from quiltwork.party.fragment import Fragment
 

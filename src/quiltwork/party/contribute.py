@@ -37,9 +37,10 @@ from quiltwork.evidence import trigrams
 from quiltwork.evidence.bigrams import CELLS, document_cells
 from quiltwork.evidence.histogram import TokenHistogram
 from quiltwork.evidence.release import ReleaseRule
-from quiltwork.models.base import Base, separator_id
+from quiltwork.models.base import Base
 from quiltwork.models.residual import ResidualMoments, Second, residual_moments
 from quiltwork.models.sources import Source
+from quiltwork.models.tokenizer_files import separator_id
 from quiltwork.party.fragment import Fragment
 from quiltwork.party.proxies import ProxyChoice
 from quiltwork.party.scopes import FFNScope, Scope
