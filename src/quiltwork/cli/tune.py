@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quiltwork.cli import training_options as how
 from quiltwork.cli.inputs import documents_of, print_json, read_contributions, say
 from quiltwork.cli.trusting import Revocations, TrustFile, trusted
 from quiltwork.errors import InvalidOption
@@ -63,20 +64,12 @@ def run(
         typer.Option(help="--proxies: histograms that documents are chosen by, bigrams or tokens. [default: bigrams]"),
     ] = None,
     steps: Annotated[int, typer.Option(help="How many optimiser steps are taken.")] = 200,
-    batch_size: Annotated[int, typer.Option(help="How many sequences a step sees.")] = 16,
-    sequence_length: Annotated[int, typer.Option(help="How many tokens a sequence has.")] = 192,
-    learning_rate: Annotated[
-        float, typer.Option(help="Learning rate at its peak; it warms up to it and falls to zero.")
-    ] = 2e-3,
-    accumulation: Annotated[
-        int, typer.Option(help="Divide each step's sequences into so many parts, to save memory.")
-    ] = 1,
-    precision: Annotated[
-        str, typer.Option(help="Numbers that training computes in: no (the weights' own), bf16 or fp16.")
-    ] = "no",
-    save_every: Annotated[
-        int, typer.Option(help="How many steps lie between saved states, from which an interrupted run goes on.")
-    ] = 100,
+    batch_size: how.BatchSize = 16,
+    sequence_length: how.SequenceLength = 192,
+    learning_rate: how.LearningRate = 2e-3,
+    accumulation: how.Accumulation = 1,
+    precision: how.Precision = "no",
+    save_every: how.SaveEvery = 100,
     seed: Annotated[int, typer.Option(help="Seed of the order in which text is seen.")] = 0,
     state: Annotated[Path | None, typer.Option(help="Where training keeps its state. [default: OUT.state]")] = None,
     cpu: Annotated[bool, typer.Option(help="Do not use an accelerator.")] = False,
