@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ from quiltwork.models.sources import Source
 FILES = [f"expert-{name}.safetensors" for name in ("ash", "birch", "cedar", "elm")]
 
 
-def source(array: np.ndarray[Any, Any], told: Callable[[], None] = lambda: None) -> Source:
-    """A float32 tensor, four pieces of it; ``told`` is called before each."""
+def source(array: np.ndarray[Any, Any], told: Callable[[], None] = lambda: None, count: int = 4) -> Source:
+    """A float32 tensor in ``count`` pieces; ``told`` is called before each."""
 
     def pieces() -> Iterator[bytes]:
-        for piece in np.array_split(array, 4):
+        for piece in np.array_split(array, count):
             told()
             yield piece.tobytes()
 
@@ -68,3 +69,23 @@ def test_the_first_error_is_told_and_the_others_stop(
     with pytest.raises(AlteredContribution, match=bad):
         write({file: {"x": source(array, told(file))} for file, array in arrays.items()}, tmp_path / "out")
     assert begun.count(bad) == 1
+
+
+def test_an_error_in_a_later_shard_does_not_wait_for_an_earlier_one(
+    arrays: dict[str, np.ndarray[Any, Any]], tmp_path: Path
+) -> None:
+    long, bad, *others = FILES
+    given: list[str] = []
+
+    def slowly() -> None:
+        given.append(long)
+        time.sleep(0.01)
+
+    def raising() -> None:
+        raise AlteredContribution(bad, why="it was changed", mend="Fetch it again.")
+
+    shards = {long: {"x": source(arrays[long], slowly, 500)}, bad: {"x": source(arrays[bad], raising)}}
+    shards |= {file: {"x": source(arrays[file], lambda file=file: given.append(file))} for file in others}  # type: ignore[misc]
+    with pytest.raises(AlteredContribution, match=bad):
+        write(shards, tmp_path / "out")
+    assert given.count(long) < 500

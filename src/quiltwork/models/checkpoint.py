@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
@@ -133,13 +133,16 @@ def _write_shards(directory: Path, tables: Mapping[str, Sources], take: Take | N
     files = sorted(file for file, table in tables.items() if table)
     streamed = [file for file in files if all(source.stream is not None for source in tables[file].values())]
     with ThreadPoolExecutor(2) as threads:
+        writing = {file: threads.submit(write, file) for file in streamed}
         try:
-            records = dict(zip(streamed, threads.map(write, streamed), strict=True))
+            for written in as_completed(writing.values()):
+                written.result()
         except BaseException:
             # the first error is told, and nobody waits for gigabytes that will be thrown away
             stop.set()
+            threads.shutdown(wait=False, cancel_futures=True)
             raise
-    return records | {file: write(file) for file in files if file not in records}
+    return {file: writing[file].result() if file in writing else write(file) for file in files}
 
 
 def _until(stop: Event, table: Sources) -> Sources:
