@@ -140,3 +140,10 @@ def test_where_it_says_nothing_of_its_own_text_it_is_asked_about_all_the_same(
     found = [*OTHERS, *described("ash", ash=own, elm=other)]
     ((party, finding),) = description_findings(found, [worse("elm", "oak")], Rule())
     assert (party, finding.level) == ("ash", level)
+
+
+def test_how_sure_it_must_be_is_the_rule_s() -> None:
+    found = [*OTHERS, *described("ash", ash=0.4, elm=2.0)]
+    for errors, flagged in ((2.0, ["ash"]), (10.0, [])):
+        given = description_findings(found, [worse("elm", "ash")], Rule(errors=errors))
+        assert [party for party, _ in given] == flagged

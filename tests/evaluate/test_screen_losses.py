@@ -151,3 +151,10 @@ def test_means_over_documents() -> None:
     mean, error = mean_and_error(values)
     assert (mean, error) == pytest.approx((np.mean(values), stats.sem(values)))
     assert mean_and_error([0.5]) == (0.5, None)
+
+
+@pytest.mark.parametrize("errors", [0.0, 2.0, 7.0, 12.0, 30.0])
+def test_however_sure_it_must_be_the_bar_is_that_of_scipy(errors: float) -> None:
+    for judged in (1, 7):
+        due = stats.norm.isf(stats.norm.sf(errors) / judged) * math.sqrt(9 / 7)
+        assert errors_needed(Rule(errors=errors), 10, judged) == pytest.approx(due, abs=1e-12, rel=1e-9)

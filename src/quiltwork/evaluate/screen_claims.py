@@ -98,8 +98,9 @@ def description_findings(found: Sequence[Description], effects: Sequence[Effect]
         if not (own and others):
             continue
         mine, theirs = (max(some, key=lambda one: one.gain) for some in (own, others))
-        if _most(mine) < SHARE * _least(theirs):
-            nothing = _most(mine) < NOTHING * _least(theirs) and _least(theirs) > PLAIN
+        most, least = mine.gain + _chance(mine, rule), theirs.gain - _chance(theirs, rule)
+        if most < SHARE * least:
+            nothing = most < NOTHING * least and least > PLAIN
             harmed = any(_concerns(one, party, rule) for one in effects)
             yield party, _finding("look" if nothing or harmed else "note", mine, theirs)
 
@@ -113,16 +114,8 @@ def _is_anothers(text: str, party: str, found: Sequence[Description]) -> bool:
     return not is_of(text, party) and any(is_of(text, one.party) for one in found)
 
 
-def _chance(one: Description) -> float:
-    return errors_needed(Rule(), one.documents, 1) * (one.error or 0.0)
-
-
-def _most(one: Description) -> float:
-    return one.gain + _chance(one)
-
-
-def _least(one: Description) -> float:
-    return one.gain - _chance(one)
+def _chance(one: Description, rule: Rule) -> float:
+    return errors_needed(rule, one.documents, 1) * (one.error or 0.0)
 
 
 def _concerns(effect: Effect, party: str, rule: Rule) -> bool:

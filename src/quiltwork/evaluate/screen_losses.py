@@ -55,7 +55,7 @@ def errors_needed(rule: Rule, documents: int, judged: int) -> float:
     >>> round(errors_needed(Rule(), 10**6, 1), 3), round(errors_needed(Rule(), 10, 5), 2)
     (2.0, 2.96)
     """
-    tail = NormalDist().cdf(-rule.errors) / judged
+    tail = math.erfc(rule.errors / math.sqrt(2)) / 2 / judged  # the distribution's own loses what is beyond 8
     return -NormalDist().inv_cdf(tail) * math.sqrt((documents - 1) / (documents - 3))
 
 

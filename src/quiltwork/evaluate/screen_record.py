@@ -48,7 +48,7 @@ class Rule(_Record):
 
     harm: Number = 0.02
     cost: Number = 0.005
-    errors: Number = 2.0
+    errors: Annotated[Number, Field(ge=0, le=30)] = 2.0
     documents: Annotated[int, Field(ge=4)] = 5
 
 
