@@ -129,6 +129,23 @@ def test_both_spellings_of_scaled_rotary_positions_agree() -> None:
     assert rope({}) == {"rope_theta": 10000.0, "rope_type": "default"}
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"rope_parameters": 5},
+        {"rope_scaling": ["linear"]},
+        {"rope_theta": None},
+        {"rope_theta": "10000"},
+        {"rope_theta": 10**400},
+        {"rope_parameters": {"rope_theta": True}},
+    ],
+    ids=str,
+)
+def test_rotary_settings_that_are_none_are_refused(config: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match="rotary settings"):
+        rope(config)
+
+
 def test_the_trained_length_of_a_stretched_model_counts_where_it_stands_beside() -> None:
     inside = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "original_max_position_embeddings": 32}
     assert rope({"rope_parameters": inside, "original_max_position_embeddings": 16}) == inside | {

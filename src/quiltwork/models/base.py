@@ -76,11 +76,17 @@ def rope(config: Mapping[str, Any]) -> dict[str, Any]:
     """Rotary settings, whether written the old way (``rope_theta``) or the new (``rope_parameters``).
 
     The length that a stretched model was trained for may stand beside them, and then wins, as in transformers.
+
+    Raises:
+        CheckpointError: they are no settings, or their base is no number.
     """
-    settings = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    settings.setdefault("rope_theta", config.get("rope_theta", 10000.0))
+    stated = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = stated.get("rope_theta", config.get("rope_theta", 10000.0)) if isinstance(stated, Mapping) else None
+    if isinstance(theta, bool) or not (isinstance(theta, int | float) and abs(theta) < 1e30):
+        why = f"their rope_theta is {str(theta)[:50]!a}, of {str(stated)[:100]!a}, and a number is needed"
+        raise CheckpointError("the rotary settings of config.json", why=why, mend="Fetch the checkpoint again.")
+    settings = {**stated, "rope_theta": float(theta)}
     settings["rope_type"] = settings.pop("type", settings.get("rope_type", "default"))
-    settings["rope_theta"] = float(settings["rope_theta"])
     length = config.get("original_max_position_embeddings")
     if settings["rope_type"] in _STRETCHED and length is not None:
         settings["original_max_position_embeddings"] = length
