@@ -71,11 +71,10 @@ def many(
             bpb = score(compose(contributions, method, base, public=public), held_out)
             result.setdefault(name, {})[str(count)] = {
                 "covered": statistics.fmean(bpb[d] for d in covered),
-                "uncovered": statistics.fmean(bpb[d] for d in domains if d not in covered)
-                if covered != set(domains)
-                else float("nan"),
                 "public": statistics.fmean(bpb[d] for d in settings.public),
             }
+            if rest := [bpb[d] for d in domains if d not in covered]:
+                result[name][str(count)]["uncovered"] = statistics.fmean(rest)
     return result
 
 

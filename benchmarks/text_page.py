@@ -140,7 +140,7 @@ def _methods(regime: str, result: Mapping[str, Any]) -> list[str]:
 
 def _growth(result: Mapping[str, Any]) -> list[str]:
     rows = [
-        [name, count, *(pm(*figures[kind]) for kind in ("covered", "uncovered", "public"))]
+        [name, count, *(pm(*figures[kind]) if kind in figures else "–" for kind in ("covered", "uncovered", "public"))]
         for name, counts in result.items()
         for count, figures in counts.items()
     ]
