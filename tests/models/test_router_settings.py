@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from quiltwork.models import router_settings
+from quiltwork.contribution.kinds import ResidualMomentsStatistic
+from quiltwork.models import router_settings, unrouting
 
 EVIDENCE = {
     "kind": "evidence", "public": True, "weights": [1.0, 2, 0.5], "features": "tokens", "symbols": 7, "separator": 0,
@@ -24,6 +25,8 @@ def test_sound_settings_pass() -> None:
     router_settings.evidence(EVIDENCE, (3, 7), 2)
     router_settings.rows(ROWS)
     router_settings.discriminants(DISCRIMINANTS)
+    most = ResidualMomentsStatistic(layers=1, hidden_size=1, second="full", rows=2**63 - 1).rows
+    router_settings.discriminants({**DISCRIMINANTS, "rows": {"ash": most}})
 
 
 @pytest.mark.parametrize(
@@ -35,6 +38,7 @@ def test_sound_settings_pass() -> None:
         {"temperature": 0.0}, {"temperature": float("nan")}, {"temperature": None}, {"half_life": 10**400},
         {"half_life": 5.0}, {"switching": 1.0}, {"switching": [0.1]}, {"bound": {}}, {"top_k": 0}, {"top_k": 1.0},
         {"top_k": True}, {"minimum_weight": 1.0}, {"minimum_weight": -0.1},
+        {"bound": 0.0}, {"bound": -4.0},
     ],
     ids=str,
 )  # fmt: skip
@@ -57,9 +61,19 @@ def test_rows_outside_their_domain_are_refused(change: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"covariance": "x"}, {"shrinkage": 1.5}, {"temperature": 0}, {"rows": {"ash": 0}}, {"public_rows": 2**60}],
+    [{"covariance": "x"}, {"shrinkage": 1.5}, {"temperature": 0}, {"rows": {"ash": 0}}, {"public_rows": 2**63}],
     ids=str,
 )
 def test_discriminants_outside_their_domain_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(change)).split("_")[-1]):
         router_settings.discriminants({**DISCRIMINANTS, **change})
+
+
+@pytest.mark.parametrize("share", [-1.0, float("nan"), "1", None])
+def test_a_share_of_rows_that_no_option_takes_is_refused(share: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_rows", "native_evidence"):
+        monkeypatch.setattr(unrouting, name, lambda *_: None)
+    settings = {"kind": "rows_and_evidence", "weights": [1.0, 1.0], "rows": {}, "evidence": {}}
+    assert unrouting.native_routing({**settings, "share": 0.0}, {}, ("ash",), 1, None).share == 0.0  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="share"):
+        unrouting.native_routing({**settings, "share": share}, {}, ("ash",), 1, None)

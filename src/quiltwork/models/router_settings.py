@@ -103,9 +103,11 @@ def evidence(settings: Mapping[str, Any], shape: tuple[int, ...], parties: int) 
         raise ValueError(f"evidence of shape {list(shape)} for {parties} parties and {settings['symbols']!a} symbols")
     number(settings["separator"], "separator", least=0, most=2**31)
     number(settings["minimum_weight"], "minimum_weight", least=0.0, most=math.nextafter(1.0, 0.0))
-    for name in ("floor", "bound", "half_life", "switching"):
+    for name in ("floor", "half_life", "switching"):
         if settings[name] is not None:
             number(settings[name], name)
+    if settings["bound"] is not None:
+        positive(settings["bound"], "bound")
     _require_forgetting(settings)
 
 
@@ -131,5 +133,6 @@ def discriminants(settings: Mapping[str, Any]) -> None:
     number(settings["shrinkage"], "shrinkage", least=0.0, most=1.0)
     positive(settings["temperature"], "temperature")
     for value in (settings["public_rows"], *settings["rows"].values()):
-        if type(value) is not int or not 1 <= value < 2**53:
+        # as far as a contribution may state: nobody could leave a model that its composer cannot open
+        if type(value) is not int or not 1 <= value < 2**63:
             raise ValueError(f"{str(value)[:50]!a} rows of moments")

@@ -48,7 +48,7 @@ def native_routing(
         return _rows(settings, tensors, parties, layers, moments, own)
     rows = _rows(settings["rows"], tensors, parties, layers, moments)
     evidence = native_evidence(settings["evidence"], tensors, parties, weights)
-    return RowsAndEvidence(rows, evidence, router_settings.number(settings["share"], "share"))
+    return RowsAndEvidence(rows, evidence, router_settings.number(settings["share"], "share", least=0.0))
 
 
 def native_evidence(
