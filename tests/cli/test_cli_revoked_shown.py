@@ -58,9 +58,9 @@ def test_list_says_who_signed_where_the_contributions_are_at_hand(
 ) -> None:
     given = [word for party in ("ash", "cedar") for word in ("--contribution", owners[party])]
     words = ("list", composed("learned_rows"), *owners.trust, *given)
-    assert standings(*words, "--strict") == {"ash": "signed", "birch": "not revoked", "cedar": "signed"}
+    assert standings(*words, "--strict") == {"ash": "signed", "birch": "unknown", "cedar": "signed"}
     (owners["cedar"] / "contribution.sig").unlink()
-    assert standings(*words) == {"ash": "signed", "birch": "not revoked", "cedar": "unsigned"}
+    assert standings(*words) == {"ash": "signed", "birch": "unknown", "cedar": "unsigned"}
     assert run(*words, "--strict").code == 1
     shutil.copy(owners["birch"] / "contribution.sig", owners["ash"])
     assert standings(*words)["ash"] == "unsigned"

@@ -52,6 +52,8 @@ def standings(
 ) -> dict[tuple[str, str], dict[str, str]] | None:
     """How everything in a composed model stands, by party and digest; None if nobody asked.
 
+    A contribution is ``unknown`` where neither it nor any revocations are given.
+
     Raises:
         InvalidOption: one of the options lacks another, or a contribution is not in the model.
         QuiltworkError: a contribution, a key or a revocation cannot be read.
@@ -73,7 +75,10 @@ def standings(
             why="it is not in the composed model",
             mend="Leave it out, or give the one that the model was composed of.",
         )
-    return {(party, digest): standing(party, digest, opened, given.get((party, digest))) for party, digest in known}
+    unasked = {"standing": "unknown", "detail": "neither the contribution nor revocations are given"}
+    return {
+        one: standing(*one, opened, given.get(one)) if revocations or one in given else dict(unasked) for one in known
+    }
 
 
 def any_bad(found: Mapping[Any, Mapping[str, str]]) -> bool:
