@@ -185,6 +185,16 @@ def test_few_documents_are_told(world: World) -> None:
     found = screen(with_plant(world, None), world.base, FFN, held_out=held_out, public=world.public)
     assert {one.kind for one in found.effects} == {"unknown"}
     assert any("3 documents" in note for note in found.notes)
+    assert "is not known: every text has too few documents" in found.reason
+
+
+def test_a_text_that_is_not_judged_is_named_beside_those_that_are(world: World) -> None:
+    held_out = HeldOut(
+        {"ash": texts("ash", 1000, 3), "birch": texts("birch", 1000, 8)}, ("ash", "birch"), max_length=64
+    )
+    found = screen(with_plant(world, None), world.base, FFN, held_out=held_out, public=world.public)
+    assert found.advice == "compose"
+    assert "as far as is known: ash too small to judge" in found.reason
 
 
 @pytest.mark.parametrize("bound", [2.0, None])

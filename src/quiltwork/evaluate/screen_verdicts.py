@@ -207,7 +207,18 @@ def advise(screened: Sequence[Screened], effects: Sequence[Effect], majority: Se
     if harmful:
         others = f" Before composing the others, look at {', '.join(doubtful)}." if doubtful else ""
         return "compose without some", f"Compose without {', '.join(harmful)}.{others}"
-    measured = "nobody's text is predicted worse because of any of them" if whole else "no text was scored"
+    measured = _measured(whole)
     if doubtful:
         return "look first", f"Look at {', '.join(doubtful)} before composing; {measured}."
     return "compose", f"Nothing speaks against composing: these checks found nothing, and {measured}."
+
+
+def _measured(whole: Sequence[Effect]) -> str:
+    """What the losses say where nobody harms; texts with too few documents say nothing."""
+    if not whole:
+        return "no text was scored"
+    unknown = [one.text for one in whole if one.kind == "unknown"]
+    if len(unknown) == len(whole):
+        return "whether anybody's text is predicted worse is not known: every text has too few documents"
+    said = "nobody's text is predicted worse because of any of them"
+    return f"{said}, as far as is known: {', '.join(unknown)} too small to judge" if unknown else said
