@@ -108,10 +108,10 @@ def test_several_sources_are_one_fragment(
 def test_a_note_says_what_was_written_and_how_to_look_at_it(
     base: Path, fragments: Mapping[str, Path], tmp_path: Path
 ) -> None:
-    out = tmp_path / "deep" / "ash"
+    out = tmp_path / "deep and spaced" / "ash"
     outcome = done(*command(base, fragments["ash"], out, "--scope", "none"))
     assert f"wrote {out}: {read(out).bytes:,} bytes, {read(out).digest}" in outcome.err
-    assert f"quiltwork inspect {out}" in outcome.err
+    assert f"quiltwork inspect '{out}'" in outcome.err
     assert outcome.out == ""
     assert sorted(p.name for p in out.parent.iterdir()) == ["ash"]
 

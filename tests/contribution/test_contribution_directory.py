@@ -125,6 +125,7 @@ def test_what_is_no_directory_is_refused(sealed: Contribution, tmp_path: Path) -
         with pytest.raises(MalformedContribution) as caught:
             read(f"{tmp_path}/{name}")
         assert caught.value.why == why
+        assert ("to which the link points" in caught.value.mend) == ("link" in name)
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "parent").symlink_to(sealed.path.parent)
     assert read(tmp_path / "real" / "parent" / "acme") == sealed  # parents may be links

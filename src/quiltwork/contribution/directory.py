@@ -113,7 +113,8 @@ def open_directory(path: str | os.PathLike[str]) -> Iterator[Directory]:
     what = f"contribution '{path}'"
     try:
         if path.is_symlink():
-            raise refusal(what, "it is a symbolic link")
+            mend = "Give the directory itself, to which the link points."
+            raise MalformedContribution(what, why="it is a symbolic link", mend=mend)
         if path.exists() and not path.is_dir():
             raise refusal(what, "it is not a directory")
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,4 +36,4 @@ def show_each(contributions: Sequence[Contribution], sealing: str, *, json: bool
 
 def _tell(contribution: Contribution, out: Path) -> None:
     say(f"wrote {out}: {contribution.bytes:,} bytes, {contribution.digest}")
-    say(f"look at it before it leaves: quiltwork inspect {out}")
+    say(f"look at it before it leaves: quiltwork inspect {shlex.quote(str(out))}")
