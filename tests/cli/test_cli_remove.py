@@ -45,6 +45,7 @@ def test_json_and_note_say_who_is_left(composed: Callable[[str], Path], tmp_path
     assert [entry["party"] for entry in result["contributions"]] == ["ash", "cedar"]
     assert (result["layout"], result["path"]) == ("portable", str(tmp_path / "a"))
     assert "ash, cedar remain" in done(*arguments, tmp_path / "b").err
+    assert "cedar remains" in done(*arguments, tmp_path / "c", "--party", "ash").err
 
 
 def test_a_second_party_can_leave_and_the_last_cannot(composed: Callable[[str], Path], tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def run(
     else:
         layout = saved_layout(composed)
         composite.save(out, layout=layout, overwrite=overwrite, copy=copy)
-        say(f"wrote {out}: {', '.join(composite.parties)} remain")
+        say(f"wrote {out}: {', '.join(composite.parties)} {'remain' if len(composite.parties) > 1 else 'remains'}")
         result = read_json(out / PROVENANCE) | {"path": str(out)}
     if json:
         print_json(result | {"removed": party})
