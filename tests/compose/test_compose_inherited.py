@@ -25,7 +25,7 @@ from quiltwork.contribution.signature import sign
 from quiltwork.contribution.signing_keys import read_signing_key
 from quiltwork.contribution.store import read
 from quiltwork.contribution.trust import Trust, open_trust
-from quiltwork.errors import AlteredCheckpoint, CheckpointError, RevokedContribution
+from quiltwork.errors import AlteredCheckpoint, CheckpointError, QuiltworkError, RevokedContribution
 from quiltwork.models.base import Base, open_base
 from quiltwork.party.contribute import Order, contribute
 from quiltwork.party.fragment import open_fragment
@@ -78,6 +78,14 @@ def test_what_is_in_the_base_is_named(story: Story, tmp_path: Path) -> None:
     materials = json.loads(bill_of_materials(tmp_path / "longer"))
     names = {one["name"] for one in materials["components"]}
     assert {f"contribution of {party}" for party in ("elm", "ash", "birch", "cedar")} <= names
+
+
+def test_who_is_in_the_base_cannot_leave_and_the_refusal_says_so(story: Story) -> None:
+    composite = extended(story)
+    for party, why in (("ash", "it is in the base, which was composed itself"), ("oak", "has no such party")):
+        with pytest.raises(QuiltworkError) as caught:
+            composite.without(party)
+        assert why in caught.value.why
 
 
 def test_it_is_named_when_the_model_is_extended_again(story: Story, tmp_path: Path) -> None:

@@ -72,10 +72,12 @@ class Composite:
 
         Raises:
             InvalidOption: the party is not in it.
-            ExportError: nobody would be left, or the body is an average that was saved.
+            ExportError: nobody would be left, the party is in the base, or the body is an average that was saved.
             NeedsRetraining: the composite was tuned with the party in it.
         """
         leaving = [label for label in self.parties if is_named(label, [party])]
+        if not leaving:
+            self._refuse_inherited(party)
         require_party(self.assembly, leaving[0] if leaving else party)
         if not isinstance(self.assembly, AveragedExperts):
             self.provenance.require_apart(f"removing party '{party}'")
@@ -85,6 +87,14 @@ class Composite:
         for label in leaving:
             assembly = assembly.without(label)
         return replace(self, assembly=assembly, provenance=self.provenance.without(party))
+
+    def _refuse_inherited(self, party: str) -> None:
+        if any(is_named(entry.party, [party]) for entry in self.provenance.inherited):
+            raise ExportError(
+                f"removing party '{party}'",
+                why="it is in the base, which was composed itself, and nobody can be taken out of a base",
+                mend="Take it out of the model that became the base; new experts must be trained on the result.",
+            )
 
     def with_parties(self, late: Composite) -> Composite:
         """The composite of the parties of both; ``late`` was composed on the same base, by the same method.
