@@ -75,6 +75,7 @@ def test_evidence_sends_a_partys_words_to_that_party(composed: Callable[[str], P
 def test_experts_are_shown_with_a_legend(composed: Callable[[str], Path]) -> None:
     plain = done("generate", composed("evidence_ffn"), *PROMPT)
     shown = done("generate", composed("evidence_ffn"), *PROMPT, "--experts")
+    assert "no colours are shown here: --json" in shown.err
     assert shown.out.startswith(plain.out.rstrip("\n"))
     assert shown.out.rstrip().splitlines()[-1].split() == ["base", "ash", "birch", "cedar"]
 

@@ -155,3 +155,5 @@ def _print_coloured(prompt: str, shown: list[dict[str, Any]], slots: tuple[str, 
         legend.append(f" {slot} ", style=f"reverse {colour[slot]}")
         legend.append(" ")
     console.print(legend)
+    if console.color_system is None:
+        say("no colours are shown here: --json tells whose expert had most weight in each token")
