@@ -353,7 +353,7 @@ def test_an_existing_target_is_replaced_if_asked(base: Base, ash: Fragment, tmp_
     [
         ({"scopes": (FFNScope(), FFNScope(anchor_share=1.0))}, r"scopes \['ffn', 'ffn'\]: a scope is given twice"),
         ({"scopes": (), "tokens": None, "bigrams": None}, "an empty order: it releases nothing"),
-        ({"party": "ACME Corp"}, r"party 'ACME Corp'.*docs/format\.md"),
+        ({"party": "ACME Corp"}, r"party 'ACME Corp'.*Use a-z"),
         ({"party": "../x"}, r"party '\.\./x'"),
         ({"licence": ""}, "licence ''"),
         ({"licence": "x" * 101}, "licence 'xxx"),

@@ -24,10 +24,10 @@ from quiltwork.models.mixture.local import Table
 from quiltwork.models.mixture.mixture import Mixture
 from quiltwork.party.fitting import exact, log_likelihood
 from quiltwork.party.mixture import reference, require_absent
-from quiltwork.party.mixture_order import check_words
 from quiltwork.party.one_thread import one_thread
 from quiltwork.party.table import TableFragment
 from quiltwork.party.table_rows import Rows
+from quiltwork.party.words import check_words
 
 
 def answer_candidates(

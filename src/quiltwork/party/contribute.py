@@ -21,10 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from quiltwork.contribution.fields import Card, PartyLabel, Short
 from quiltwork.contribution.kinds import (
     ExpertMethod,
     StatisticsMethod,
@@ -46,6 +44,7 @@ from quiltwork.party.proxies import ProxyChoice
 from quiltwork.party.scopes import FFNScope, Scope
 from quiltwork.party.software import versions
 from quiltwork.party.summaries import MOMENT_BLOCKS, batched, summarise
+from quiltwork.party.words import check_words
 from quiltwork.privacy.events import Event, ExactEvent
 from quiltwork.training.loop import TrainingPlan, TrainingResult, train
 from quiltwork.training.packing import epochs, pack
@@ -95,7 +94,7 @@ class Order:
     card: str = ""
 
     def __post_init__(self) -> None:
-        self._check_words()
+        check_words({"label": self.party, "licence": self.licence, "card": self.card})
         names = [scope.name for scope in self.scopes]
         if len(set(names)) < len(names):
             raise InvalidOption(f"scopes {names}", why="a scope is given twice", mend="Name each scope once.")
@@ -110,18 +109,6 @@ class Order:
             raise InvalidOption(
                 "an empty order", why="it releases nothing", mend="Choose a scope, a histogram, moments or proxies."
             )
-
-    def _check_words(self) -> None:
-        """Refuse now what writing would refuse after hours of training."""
-        for name, kind in (("party", PartyLabel), ("licence", Short), ("card", Card)):
-            try:
-                TypeAdapter(kind).validate_python(getattr(self, name))
-            except ValidationError as error:
-                raise InvalidOption(
-                    f"{name} {getattr(self, name)[:100]!r}",
-                    why=error.errors()[0]["msg"],
-                    mend="Choose one that docs/format.md allows.",
-                ) from error
 
 
 def contribute(

@@ -27,8 +27,9 @@ from quiltwork.errors import FragmentError, Interrupted, InvalidOption, Quiltwor
 from quiltwork.models.mixture.local import Table
 from quiltwork.party.fitting import Fit
 from quiltwork.party.mixture import fit_table, release, require_absent
-from quiltwork.party.mixture_order import MixtureOrder, check_words
+from quiltwork.party.mixture_order import MixtureOrder
 from quiltwork.party.table import TableFragment
+from quiltwork.party.words import check_words
 from quiltwork.progress import Progress
 
 _Fitted = tuple[Fit, Table]

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
-
-from quiltwork.contribution.fields import Card, PartyName, Short
 from quiltwork.errors import InvalidOption
 from quiltwork.evidence.clipped import ClippedGaussian
 from quiltwork.evidence.covariates import MINIMUM_ROWS
 from quiltwork.party.private_em import PrivateFit
+from quiltwork.party.words import check_words
 
 
 @dataclass(frozen=True)
@@ -82,19 +80,3 @@ class MixtureOrder:
                 why="a fit under noise has its own rule",
                 mend="Leave it out.",
             )
-
-
-def check_words(words: Mapping[str, str]) -> None:
-    """Refuse now what writing would refuse after a long fit; ``party``, ``licence`` and ``card`` by name.
-
-    Raises:
-        InvalidOption: one of them breaks the format's rules.
-    """
-    kinds = {"party": PartyName, "licence": Short, "card": Card}
-    for name, text in words.items():
-        try:
-            TypeAdapter(kinds[name]).validate_python(text)
-        except ValidationError as error:
-            raise InvalidOption(
-                f"{name} {text[:100]!r}", why=error.errors()[0]["msg"], mend="Choose one that docs/format.md allows."
-            ) from error
