@@ -146,7 +146,7 @@ def scope_rows(bench: Bench) -> dict[str, Any]:
 def coming(bench: Bench) -> dict[str, Any]:
     methods = text_methods.main_methods(len(bench.parties))
     result = {}
-    for name in ("soup", "learned_rows", "evidence_ffn", "evidence_full"):
+    for name in ("soup", "learned_rows", "evidence_ffn", "evidence_full", "evidence_full_k2_t2"):
         composed = bench.compose(methods[name])
 
         def without(party: str, name: str = name, composed: Any = composed) -> Mapping[str, float]:

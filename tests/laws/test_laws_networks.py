@@ -7,7 +7,7 @@ contributions hold and no more) and 6 (the exported file agrees). Each check is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -107,8 +107,6 @@ def test_opt_out_is_exact(name: str, mixed: Given, alike: Given, tmp_path: Path)
     ("name", "party"),
     [
         ("alone", "birch"),
-        ("combine-weighted", "ash"),
-        ("soup-weighted", "ash"),
         ("stitch-pair", "birch"),
         ("stitch-one-way", "cedar"),
     ],
@@ -119,6 +117,19 @@ def test_a_party_that_the_method_names_cannot_leave(name: str, party: str, mixed
         compose(contributions, method).without(party)
     with pytest.raises(InvalidOption, match=party):
         compose([c for c in contributions if c.party != party], method)
+
+
+@pytest.mark.parametrize("name", ["combine-weighted", "soup-weighted"])
+def test_the_weight_of_a_party_leaves_with_it(name: str, mixed: Given, alike: Given, tmp_path: Path) -> None:
+    contributions, method = given_to(name, mixed, alike)
+    stated: Any = method
+    rest = [c for c in contributions if c.party != "ash"]
+    with pytest.raises(InvalidOption, match="ash"):
+        compose(rest, method)
+    kept = {party: weight for party, weight in stated.weights.items() if party != "ash"}
+    compose(contributions, method).without("ash").save(tmp_path / "left")
+    compose(rest, replace(stated, weights=kept or type(stated)().weights)).save(tmp_path / "never")
+    assert_same_files(tmp_path / "left", tmp_path / "never")
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -98,11 +98,16 @@ def checkpoint(place: Path) -> None:
     config = {"model_type": "llama", **sizes, "num_attention_heads": 2, "tie_word_embeddings": True}
     family = FAMILIES["llama"]
     names = family.tensor_names(family.complete(config))
-    table = {name: Source.zeros("BF16", (4096, 64) if "embed" in name else (8,)) for name in names}
+    table = {name: Source.zeros("BF16", shape(name)) for name in names}
     place.mkdir()
     write_tensors(place / "model.safetensors", table)
     (place / "config.json").write_text(json.dumps(config))
     (place / "tokenizer.json").write_text("{}")
+
+
+def shape(name: str) -> tuple[int, ...]:
+    shapes = {"embed": (4096, 64), "gate": (8, 64), "up": (8, 64), "down": (64, 8), "norm": (64,)}
+    return next((found for word, found in shapes.items() if word in name), (64, 64))
 
 
 def peak_of_models(how: str, place: Path, count: int) -> int:
