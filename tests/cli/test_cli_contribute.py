@@ -155,7 +155,7 @@ def test_all_options_reach_the_manifest(base: Path, fragments: Mapping[str, Path
 # Refusals ---------------------------------------------------------------------
 
 WRONG = {
-    "party": (("--party", "Ash & Co"), ("party 'Ash & Co'", "[a-z0-9]")),
+    "party": (("--party", "Ash & Co"), ("party 'Ash & Co'", "Use a-z, 0-9")),
     "party-empty": (("--party", ""), "party ''"),
     "licence": (("--licence", ""), "licence ''"),
     "scope": (("--scope", "everything"), ("scope 'everything'", "ffn, lowrank, full, lora")),
